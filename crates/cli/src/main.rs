@@ -1,0 +1,3 @@
+//! Prepares and seeds virtual machine disks.
+
+fn main() {}

@@ -1,0 +1,11 @@
+//! File systems: guest paths, a guest's files as seen by a reader, and edits as data.
+
+mod edit;
+mod error;
+mod path;
+mod view;
+
+pub use edit::{Attributes, Content, Edit, EditPlan};
+pub use error::{Error, Refusal};
+pub use path::{GuestPath, PathError};
+pub use view::{DirEntry, FileKind, FileSystem, Metadata};

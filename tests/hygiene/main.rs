@@ -1,0 +1,3 @@
+//! Rules that the sources themselves keep.
+
+mod layers;

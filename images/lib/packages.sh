@@ -32,10 +32,24 @@ deb [signed-by=$keyring] $mirror $suite main
 deb [signed-by=$keyring] $mirror $suite-updates main
 deb [signed-by=$keyring] $mirror-security $suite-security main
 LIST
-  apt_options=(-qq -o Dir::Etc::sourcelist="$state/sources.list" -o Dir::Etc::sourceparts="$state/parts"
-    -o Dir::Etc::preferencesparts="$state/parts" -o Dir::State::lists="$state/lists"
-    -o Dir::State::status="$state/status" -o Dir::Cache="$state" -o Dir::Cache::archives="$state/archives"
-    -o APT::Architecture=amd64 -o APT::Architectures=amd64 -o APT::Sandbox::User="$(id -un)")
+  cat >"$state/apt.conf" <<CONF
+// Whatever this machine does after an update is not for us.
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear DPkg::Post-Invoke;
+quiet "2";
+APT::Architecture "amd64";
+APT::Architectures "amd64";
+APT::Sandbox::User "$(id -un)";
+Dir::Etc::sourcelist "$state/sources.list";
+Dir::Etc::sourceparts "$state/parts";
+Dir::Etc::preferencesparts "$state/parts";
+Dir::State::lists "$state/lists";
+Dir::State::status "$state/status";
+Dir::Cache "$state";
+Dir::Cache::archives "$state/archives";
+CONF
+  apt_options=(-c "$state/apt.conf")
   apt-get "${apt_options[@]}" update
 }
 

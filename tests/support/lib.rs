@@ -1,1 +1,6 @@
 //! What the tests share.
+
+pub mod disk;
+pub mod facts;
+pub mod host;
+pub mod tool;

@@ -11,3 +11,5 @@
         reason = "a test that panics has failed, as it should"
     )
 )]
+
+pub mod domain;

@@ -1,0 +1,55 @@
+use std::path::PathBuf;
+
+/// The failure to describe a virtual machine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The name cannot be a domain's.
+    #[error("a domain cannot be named {name:?}: {rule}")]
+    Name {
+        /// The name.
+        name: String,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// A path cannot be given to libvirt or QEMU.
+    #[error("the path {path:?} cannot be given to a domain: {rule}")]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// Any other value that libvirt or QEMU would refuse, or that would not do what it says.
+    #[error("{what} {value:?} is not possible: {rule}")]
+    Value {
+        /// What the value is for.
+        what: &'static str,
+        /// The value as given.
+        value: String,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// The format of a disk cannot be told from its first bytes.
+    #[error("the format of {path:?} is {found}, and a guest's disk is qcow2 or raw")]
+    DiskFormat {
+        /// The file.
+        path: PathBuf,
+        /// The format that its first bytes announce.
+        found: &'static str,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {path:?}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// What the domain needs exists only in libvirt, and QEMU is run directly.
+    #[error("QEMU alone cannot give a guest {0}")]
+    NeedsLibvirt(String),
+    /// No file of UEFI firmware was given.
+    #[error("no UEFI firmware was given")]
+    NoFirmware,
+}

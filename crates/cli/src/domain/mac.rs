@@ -1,0 +1,105 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+
+/// The address of one Ethernet interface: never a group's, never all zero.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MacAddress([u8; 6]);
+
+impl MacAddress {
+    /// Returns the address of six `octets`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] for a multicast address and for all zeroes.
+    pub fn from_octets(octets: [u8; 6]) -> Result<Self, Error> {
+        let refused = |rule| Err(Error::Value { what: "the MAC address", value: Self(octets).to_string(), rule });
+        // OK to destructure: the array has six octets.
+        let [first, ..] = octets;
+        if first & 1 == 1 {
+            return refused("it is a group's address (the lowest bit of its first octet is set)");
+        }
+        if octets == [0; 6] {
+            return refused("it is all zero");
+        }
+        Ok(Self(octets))
+    }
+
+    /// Returns the six octets.
+    #[must_use]
+    pub fn octets(self) -> [u8; 6] {
+        self.0
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl FromStr for MacAddress {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let malformed =
+            || Error::Value { what: "the MAC address", value: text.to_owned(), rule: "it is six pairs of hexadecimal digits" };
+        let mut octets = [0; 6];
+        let mut pairs = text.split([':', '-']);
+        for octet in &mut octets {
+            let pair = pairs.next().ok_or_else(malformed)?;
+            if pair.len() != 2 || !pair.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+                return Err(malformed());
+            }
+            *octet = u8::from_str_radix(pair, 16).map_err(|_| malformed())?;
+        }
+        if pairs.next().is_some() {
+            return Err(malformed());
+        }
+        Self::from_octets(octets)
+    }
+}
+
+impl TryFrom<String> for MacAddress {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl From<MacAddress> for String {
+    fn from(address: MacAddress) -> Self {
+        address.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MacAddress;
+
+    #[test]
+    fn an_address_reads_in_both_spellings_and_prints_in_lower_case() {
+        let address: MacAddress = "52:54:00:AB:cd:0f".parse().unwrap();
+        assert_eq!(address.to_string(), "52:54:00:ab:cd:0f");
+        assert_eq!("52-54-00-ab-cd-0f".parse::<MacAddress>().unwrap(), address);
+        assert_eq!(serde_json::to_string(&address).unwrap(), "\"52:54:00:ab:cd:0f\"");
+    }
+
+    #[test]
+    fn group_addresses_zero_and_malformed_text_are_refused() {
+        for text in
+            ["01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "", "52:54:00:00:00", "52:54:00:00:00:00:00"]
+        {
+            assert!(text.parse::<MacAddress>().is_err(), "{text}");
+        }
+        for text in ["5254000000aa", "52:54:00:00:00:+f", "52:54:00:00:00:ag", "52:54:0:0:0:0"] {
+            assert!(text.parse::<MacAddress>().is_err(), "{text}");
+        }
+    }
+}

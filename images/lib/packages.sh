@@ -8,10 +8,9 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 # Prints the address of a Debian mirror.
 debian_mirror() {
   local mirror=${DEBIAN_MIRROR:-}
-  [ -n "$mirror" ] || mirror=$(apt-get indextargets --format '$(ORIGIN) $(SITE)' 'Identifier: Packages' 2>/dev/null |
-    awk '$1 == "Debian" && $2 !~ /security/ { print $2; exit }')
-  [ -n "$mirror" ] || mirror=$(apt-get indextargets --format '$(SITE)' 'Identifier: Packages' 2>/dev/null |
-    awk '/debian\/?$/ { print; exit }')
+  # What apt would fetch, by release: neither Ubuntu's nor another vendor's.
+  [ -n "$mirror" ] || mirror=$(apt-get update --print-uris 2>/dev/null |
+    sed -nE "s,^'(.*)/dists/(bullseye|bookworm|trixie|forky|sid|stable|testing|unstable)/InRelease'.*,\1,p" | head -n 1)
   [ -n "$mirror" ] || {
     echo "error: apt names no Debian mirror; set DEBIAN_MIRROR to the address of one" >&2
     return 1

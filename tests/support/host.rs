@@ -34,13 +34,9 @@ impl Host {
         let folder = tempfile::Builder::new().prefix("vmimg-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let host = Self { folder, root: fs::metadata("/proc/self").unwrap().uid() == 0 };
-        for name in ["home", "run", "cache", "machines"] {
-            fs::create_dir(host.path(name)).unwrap();
-            fs::set_permissions(host.path(name), fs::Permissions::from_mode(0o700)).unwrap();
-        }
         host.adopt(host.folder.path());
         for name in ["home", "run", "cache", "machines"] {
-            host.adopt(&host.path(name));
+            host.folder(name);
         }
         let program = program();
         fs::copy(&program, host.path("vmimg"))
@@ -53,8 +49,27 @@ impl Host {
         self.folder.path().join(name)
     }
 
+    /// Makes a folder of the ordinary user, with those above it, and returns its path.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be made.
+    #[track_caller]
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let mut path = self.folder.path().to_owned();
+        for part in Path::new(name) {
+            path.push(part);
+            if !path.exists() {
+                fs::create_dir(&path).unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+                self.adopt(&path);
+            }
+        }
+        path
+    }
+
     /// Gives a file or folder to the ordinary user.
-    pub(crate) fn adopt(&self, path: &Path) {
+    fn adopt(&self, path: &Path) {
         if self.root {
             chown(path, Some(ORDINARY.0), Some(ORDINARY.1)).unwrap();
         }

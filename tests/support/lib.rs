@@ -3,4 +3,5 @@
 pub mod disk;
 pub mod facts;
 pub mod host;
+pub mod libvirt;
 pub mod tool;

@@ -1,4 +1,11 @@
 //! The `vmimg` program as a library: arguments, output, prepare as a transaction, the image store and hypervisors.
+//!
+//! ```text
+//! commands   one file per command: its arguments and what it does
+//! context    everything that is taken from outside, in one value made at the program's edge
+//! error      what a command can fail with, and the program's exit status
+//! output  progress  tool  interrupt   what commands share
+//! ```
 #![cfg_attr(
     test,
     allow(
@@ -12,4 +19,45 @@
     )
 )]
 
+pub mod commands;
+pub mod context;
 pub mod domain;
+pub mod error;
+pub mod exit;
+pub mod interrupt;
+pub mod output;
+pub mod progress;
+pub mod tool;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use context::Context;
+use exit::ExitStatus;
+
+/// Runs the program with the arguments, environment and streams of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let context = Context::of_process();
+    let status = run(std::env::args_os(), &context);
+    context.interrupt().die_of_signal();
+    ExitCode::from(status.code())
+}
+
+/// Runs the program with `arguments`, the first of which is its own name, in `context`.
+///
+/// Whatever happens has been reported on the context's streams when this returns.
+pub fn run(arguments: impl IntoIterator<Item = OsString>, context: &Context) -> ExitStatus {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let outcome = match commands::parse(&arguments) {
+        Ok(command) => commands::run(command, context),
+        Err(error) => return commands::report_usage(&error, &arguments, context),
+    };
+    match outcome.and_then(|()| context.flush()) {
+        Ok(()) => ExitStatus::Done,
+        Err(error) => {
+            error.report(context);
+            commands::status_of(&error, &arguments)
+        }
+    }
+}

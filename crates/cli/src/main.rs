@@ -1,3 +1,7 @@
 //! Prepares and seeds virtual machine disks.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vmimg::main()
+}

@@ -1,0 +1,141 @@
+//! The commands: one file or folder each, with its arguments and what it does.
+
+pub mod generate;
+
+use std::ffi::{OsStr, OsString};
+
+use clap::error::ErrorKind as ClapErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::exit::ExitStatus;
+
+/// Prepares and seeds virtual machine disks: no root, no mount, no appliance.
+#[derive(Debug, Parser)]
+#[command(name = "vmimg", bin_name = "vmimg", version, disable_help_subcommand = true, subcommand_required = true)]
+#[command(arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What the program is asked to do.
+#[derive(Debug, Subcommand)]
+#[non_exhaustive]
+pub enum Command {
+    /// Write man pages or shell completions
+    Generate(generate::Args),
+}
+
+/// Does what `command` says.
+///
+/// # Errors
+///
+/// What the command failed with.
+pub fn run(command: Command, context: &Context) -> Result<(), CommandError> {
+    match command {
+        Command::Generate(args) => generate::run(args, context),
+    }
+}
+
+/// Reads a command from `arguments`, the first of which is the program's own name.
+///
+/// # Errors
+///
+/// What is wrong with the arguments, or the help that they ask for.
+pub fn parse(arguments: &[OsString]) -> Result<Command, clap::Error> {
+    let matches = clap_command().try_get_matches_from(arguments)?;
+    Cli::from_arg_matches(&matches).map(|cli| cli.command)
+}
+
+/// Returns the whole command line as clap knows it, help texts 80 columns wide.
+#[must_use]
+pub fn clap_command() -> clap::Command {
+    Cli::command().term_width(80).help_template(TEMPLATE).before_help(groups()).after_help(EXAMPLES)
+}
+
+/// Prints the help that was asked for, or says what is wrong with the arguments; returns the exit status.
+#[must_use]
+pub fn report_usage(error: &clap::Error, arguments: &[OsString], context: &Context) -> ExitStatus {
+    let text = error.render();
+    match error.kind() {
+        ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => {
+            match context.write_out(text.to_string().as_bytes()).and_then(|()| context.flush()) {
+                Ok(()) => ExitStatus::Done,
+                Err(error) => ExitStatus::from(error.kind()),
+            }
+        }
+        _ => {
+            context.write_error(&if context.colors() { text.ansi().to_string() } else { text.to_string() });
+            if takes_codes_of_qemu_img(arguments) { ExitStatus::Unexpected } else { ExitStatus::Usage }
+        }
+    }
+}
+
+/// Returns the exit status for the failure of the command in `arguments`.
+#[must_use]
+pub fn status_of(error: &CommandError, arguments: &[OsString]) -> ExitStatus {
+    match ExitStatus::from(error.kind()) {
+        ExitStatus::Done => ExitStatus::Done,
+        _ if takes_codes_of_qemu_img(arguments) => ExitStatus::Unexpected,
+        status => status,
+    }
+}
+
+fn takes_codes_of_qemu_img(arguments: &[OsString]) -> bool {
+    arguments.get(1).is_some_and(|verb| verb == OsStr::new("image"))
+}
+
+/// Returns the commands by what they are about, with their first lines.
+fn groups() -> String {
+    let cli = Cli::command();
+    let mut text = String::new();
+    for (title, names) in GROUPS {
+        text.push_str(&format!("{title}:\n"));
+        for name in *names {
+            let about = cli.find_subcommand(name).and_then(clap::Command::get_about).map(ToString::to_string);
+            text.push_str(&format!("  {name:<10} {}\n", about.unwrap_or_default()));
+        }
+        text.push('\n');
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+const TEMPLATE: &str = "\
+{about-with-newline}
+{usage-heading} {usage}
+
+{before-help}Options:
+{options}{after-help}";
+
+const GROUPS: &[(&str, &[&str])] = &[("The program itself", &["generate"])];
+
+const EXAMPLES: &str = "\
+`vmimg COMMAND --help` says more, with examples.
+
+Exit status: 0 done, 1 unexpected, 2 usage, 3 not found, 4 corrupt,
+5 unsupported, 6 refused, 7 storage, 8 hypervisor, 9 timed out.
+Under `vmimg image`: qemu-img's own, 0 and 1.";
+
+#[cfg(test)]
+mod tests {
+    use super::{Cli, GROUPS, clap_command};
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_make_sense_to_clap() {
+        clap_command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_is_in_one_group_of_the_help() {
+        let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| *names).copied().collect();
+        let cli = Cli::command();
+        let mut commands: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).collect();
+        grouped.sort_unstable();
+        commands.sort_unstable();
+        assert_eq!(grouped, commands);
+    }
+}

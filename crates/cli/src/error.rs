@@ -1,0 +1,228 @@
+//! What a command can fail with.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+
+use imgcore::{block, fs};
+
+use crate::context::Context;
+
+/// The failure of a command: its class, what was being done, why it failed, and what the reader can do about it.
+#[derive(Debug)]
+pub struct CommandError {
+    kind: ErrorKind,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+    hints: Vec<String>,
+}
+
+/// The class of a command's failure; it decides the exit status.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ErrorKind {
+    /// None of the others.
+    Unexpected,
+    /// The command line, or a file that stands for it, is wrong.
+    Usage,
+    /// What was named does not exist.
+    NotFound,
+    /// An image, table or file system breaks the rules of its format.
+    Corrupt,
+    /// Something sound that is not supported.
+    Unsupported,
+    /// In use, would overwrite, or against the policy.
+    Refused,
+    /// The host's storage failed or is full.
+    Storage,
+    /// The hypervisor failed.
+    Hypervisor,
+    /// The time limit ran out.
+    TimedOut,
+    /// A signal asked the program to stop; the program dies of it after everything is undone.
+    Interrupted,
+    /// Whoever reads the output has seen enough: a success.
+    OutputClosed,
+}
+
+impl CommandError {
+    /// Returns the error of `kind` that says `message`: a fragment without a full stop.
+    #[must_use]
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None, hints: Vec::new() }
+    }
+
+    /// Returns the error for the operating system's `source`, while doing what `message` says.
+    #[must_use]
+    pub fn io(message: impl Into<String>, source: io::Error) -> Self {
+        let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<block::Error>());
+        let kind = inner.map_or_else(|| io_kind(source.kind()), |inner| block_kind(inner.kind()));
+        Self::new(kind, message).with_source(source)
+    }
+
+    /// Returns the error with `source` as its cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Returns the error with one more hint: a sentence that says what to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Returns the error with `message` in front, the present one as its cause, the same kind and the same hints.
+    #[must_use]
+    pub fn context(mut self, message: impl Into<String>) -> Self {
+        let hints = std::mem::take(&mut self.hints);
+        Self { kind: self.kind, message: message.into(), source: Some(self.into()), hints }
+    }
+
+    /// Returns the class.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Returns the hints, first to last.
+    #[must_use]
+    pub fn hints(&self) -> &[String] {
+        &self.hints
+    }
+
+    /// Writes the error, its causes and its hints to standard error; what only says that the program was stopped is not written.
+    pub fn report(&self, context: &Context) {
+        if matches!(self.kind, ErrorKind::OutputClosed | ErrorKind::Interrupted) {
+            return;
+        }
+        let (error, cause, hint) = if context.colors() {
+            ("\x1b[1;31merror:\x1b[0m", "\x1b[1mcaused by:\x1b[0m", "\x1b[1;36mhint:\x1b[0m")
+        } else {
+            ("error:", "caused by:", "hint:")
+        };
+        let mut text = format!("{error} {self}\n");
+        for message in self.causes() {
+            text.push_str(&format!("{cause} {message}\n"));
+        }
+        if !self.hints.is_empty() {
+            text.push('\n');
+        }
+        for line in &self.hints {
+            text.push_str(&format!("{hint} {line}\n"));
+        }
+        context.write_error(&text);
+    }
+
+    /// Returns the messages below the error's own, each only once.
+    #[must_use]
+    pub fn causes(&self) -> Vec<String> {
+        let mut causes: Vec<String> = Vec::new();
+        let mut next = self.source();
+        while let Some(error) = next {
+            let message = error.to_string();
+            if message != self.message && !causes.contains(&message) {
+                causes.push(message);
+            }
+            next = error.source();
+        }
+        causes
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for CommandError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| -> &(dyn StdError + 'static) { source })
+    }
+}
+
+impl From<block::Error> for CommandError {
+    fn from(error: block::Error) -> Self {
+        let kind = block_kind(error.kind());
+        let hint = match error.kind() {
+            block::ErrorKind::InUse => Some("stop the machine that uses the image first"),
+            block::ErrorKind::NoSpace => Some("free space on the host, or choose another folder"),
+            block::ErrorKind::PermissionDenied => Some("the file must be readable, and to be changed writable, by you"),
+            _ => None,
+        };
+        let message = error.to_string();
+        let new = Self { kind, message, source: Some(error.into()), hints: Vec::new() };
+        hint.into_iter().fold(new, Self::hint)
+    }
+}
+
+impl From<fs::Error> for CommandError {
+    fn from(error: fs::Error) -> Self {
+        let (kind, hint) = match &error {
+            fs::Error::Storage(below) => (block_kind(below.kind()), None),
+            fs::Error::NotFound(_) => (ErrorKind::NotFound, None),
+            fs::Error::WrongKind { .. } | fs::Error::TooManyLinks(_) | fs::Error::TooLarge { .. } => (ErrorKind::Refused, None),
+            fs::Error::NoSpace(_) => {
+                (ErrorKind::Refused, Some("grow the disk first: `vmimg image resize`, then `vmimg disk grow`"))
+            }
+            fs::Error::Unrepresentable { .. } => (ErrorKind::Unsupported, None),
+            fs::Error::Corrupt { .. } => (ErrorKind::Corrupt, Some("nothing was changed; `e2fsck -f` repairs ext4")),
+            fs::Error::Refused(_) => (ErrorKind::Unsupported, Some("nothing was changed")),
+            _ => (ErrorKind::Unexpected, None),
+        };
+        let message = error.to_string();
+        let new = Self { kind, message, source: Some(error.into()), hints: Vec::new() };
+        hint.into_iter().fold(new, Self::hint)
+    }
+}
+
+fn io_kind(kind: io::ErrorKind) -> ErrorKind {
+    match kind {
+        io::ErrorKind::NotFound => ErrorKind::NotFound,
+        io::ErrorKind::AlreadyExists => ErrorKind::Refused,
+        io::ErrorKind::InvalidInput => ErrorKind::Usage,
+        io::ErrorKind::Unsupported => ErrorKind::Unsupported,
+        io::ErrorKind::TimedOut => ErrorKind::TimedOut,
+        _ => ErrorKind::Storage,
+    }
+}
+
+fn block_kind(kind: block::ErrorKind) -> ErrorKind {
+    match kind {
+        block::ErrorKind::Corrupt => ErrorKind::Corrupt,
+        block::ErrorKind::Unsupported => ErrorKind::Unsupported,
+        block::ErrorKind::NotFound => ErrorKind::NotFound,
+        block::ErrorKind::ReadOnly | block::ErrorKind::AlreadyExists | block::ErrorKind::InUse | block::ErrorKind::Refused => {
+            ErrorKind::Refused
+        }
+        block::ErrorKind::OutOfBounds => ErrorKind::Unexpected,
+        _ => ErrorKind::Storage,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use imgcore::block;
+
+    use super::{CommandError, ErrorKind};
+
+    #[test]
+    fn a_corrupt_image_below_other_layers_is_still_corrupt() {
+        let corrupt = block::Error::new(block::ErrorKind::Corrupt, "the L1 table lies beyond the end");
+        let error = CommandError::io("cannot read `a.qcow2`", io::Error::from(corrupt));
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn causes_are_listed_once_and_hints_move_up_with_context() {
+        let below = block::Error::new(block::ErrorKind::InUse, "`a.qcow2` is locked by another program");
+        let error = CommandError::from(below).context("cannot open `a.qcow2`");
+        assert_eq!(error.kind(), ErrorKind::Refused);
+        assert_eq!(error.causes(), ["`a.qcow2` is locked by another program"]);
+        assert_eq!(error.hints().len(), 1);
+    }
+}

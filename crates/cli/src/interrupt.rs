@@ -1,0 +1,80 @@
+//! Signals that ask the program to stop: it undoes what it was doing, then dies of the signal.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::error::{CommandError, ErrorKind};
+
+/// Whether a signal has asked the program to stop.
+///
+/// Commands call [`Interrupt::check`] between their steps and return its error: the drop guards of what they were making then
+/// remove it, and [`Interrupt::die_of_signal`] ends the process at its edge.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt {
+    /// The number of the last signal, 0 for none.
+    signal: Arc<AtomicUsize>,
+}
+
+impl Interrupt {
+    /// Returns one that no signal reaches.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns one that is set by SIGINT, SIGTERM and SIGHUP from now on.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let interrupt = Self::new();
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            let number = usize::try_from(signal).unwrap_or_default();
+            // Without a handler the signal kills at once, and the next run removes what is left.
+            let _id = signal_hook::flag::register_usize(signal, Arc::clone(&interrupt.signal), number);
+        }
+        interrupt
+    }
+
+    /// Returns an error once a signal has come.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Interrupted`].
+    pub fn check(&self) -> Result<(), CommandError> {
+        if self.is_set() { Err(CommandError::new(ErrorKind::Interrupted, "interrupted")) } else { Ok(()) }
+    }
+
+    /// Returns whether a signal has come.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.signal.load(Ordering::SeqCst) != 0
+    }
+
+    /// Does what [`Interrupt::check`] waits for, without a signal.
+    pub fn set(&self) {
+        self.signal.store(usize::try_from(SIGTERM).unwrap_or(usize::MAX), Ordering::SeqCst);
+    }
+
+    /// Ends the process by the signal that came, so that its parent sees how it ended; returns when none has.
+    pub fn die_of_signal(&self) {
+        let signal = i32::try_from(self.signal.load(Ordering::SeqCst)).unwrap_or_default();
+        if signal != 0 {
+            let _failed = signal_hook::low_level::emulate_default_handler(signal);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Interrupt;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn a_check_fails_once_a_signal_has_come() {
+        let interrupt = Interrupt::new();
+        interrupt.check().unwrap();
+        interrupt.clone().set();
+        assert_eq!(interrupt.check().unwrap_err().kind(), ErrorKind::Interrupted);
+    }
+}

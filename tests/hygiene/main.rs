@@ -1,3 +1,4 @@
 //! Rules that the sources themselves keep.
 
+mod help;
 mod layers;

@@ -4,4 +4,5 @@ pub mod disk;
 pub mod facts;
 pub mod host;
 pub mod libvirt;
+pub mod sandbox;
 pub mod tool;

@@ -103,6 +103,17 @@ impl Tool {
         }
     }
 
+    /// Starts the program with `stdout` as its standard output, its standard error in a pipe, and nothing to read.
+    ///
+    /// # Panics
+    ///
+    /// When the program cannot be started.
+    #[track_caller]
+    pub fn spawn_with(mut self, stdout: Stdio) -> Child {
+        self.command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
+        self.spawn()
+    }
+
     /// Sends what the program prints into a file, and gives it nothing to read.
     ///
     /// # Panics

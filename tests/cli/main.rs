@@ -1,0 +1,11 @@
+//! What the program prints and returns, to the letter.
+
+mod frame;
+
+use vmimg_tests::sandbox::Sandbox;
+
+/// A private folder to run the program in.
+#[track_caller]
+fn sandbox() -> Sandbox {
+    Sandbox::new(env!("CARGO_BIN_EXE_vmimg-program"))
+}

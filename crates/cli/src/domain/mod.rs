@@ -39,7 +39,10 @@ pub struct Domain {
     pub vcpus: u32,
     /// The disks in the order in which the guest sees them; the first one boots.
     pub disks: Vec<Disk>,
-    /// The ISO image that seeds the guest, given as a CD-ROM.
+    /// The ISO image that seeds the guest, given read-only on the bus of the first disk: whoever finds its root finds its seed.
+    ///
+    /// Kernels of cloud images may lack a driver for SATA (Debian's does), so beside virtio disks it is a virtio disk, too; beside
+    /// SATA disks it is a CD-ROM.
     pub seed: Option<PathBuf>,
     /// The network interfaces in the order in which the guest sees them.
     pub nics: Vec<Nic>,
@@ -187,6 +190,13 @@ impl Domain {
             vnc: false,
             serial_log: None,
         }
+    }
+}
+
+impl Domain {
+    /// Returns the bus that the seed is attached to.
+    fn seed_bus(&self) -> Bus {
+        self.disks.first().map(|disk| disk.bus).unwrap_or_default()
     }
 }
 

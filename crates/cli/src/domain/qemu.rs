@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{Accelerator, Bus, Disk, Domain, Error, Firmware, Link, MachineType, Nic};
+use super::{Accelerator, Bus, Disk, Domain, Error, Firmware, Link, Nic};
 
 /// The sockets and files of one running QEMU.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -47,7 +47,7 @@ impl QemuCommand {
             command.disk(index, disk, &mut ports);
         }
         if let Some(seed) = &domain.seed {
-            command.seed(domain.machine, seed);
+            command.seed(domain.seed_bus(), seed);
         }
         for (index, nic) in domain.nics.iter().enumerate() {
             command.nic(index, nic)?;
@@ -119,13 +119,13 @@ impl QemuCommand {
         self.option("-device", format!("{device},drive={node},bootindex={}", index.saturating_add(1)));
     }
 
-    fn seed(&mut self, machine: MachineType, seed: &Path) {
+    fn seed(&mut self, bus: Bus, seed: &Path) {
         self.blockdev("seed", "raw", seed, true);
-        let bus = match machine {
-            MachineType::Q35 => "ide.5",
-            MachineType::Pc => "ide.1",
+        let device = match bus {
+            Bus::Virtio => "virtio-blk-pci",
+            Bus::Sata => "ide-cd,bus=ide.5",
         };
-        self.option("-device", format!("ide-cd,bus={bus},drive=seed"));
+        self.option("-device", format!("{device},drive=seed"));
     }
 
     fn blockdev(&mut self, node: &str, driver: &str, path: &Path, read_only: bool) {

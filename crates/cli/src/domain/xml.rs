@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::element::Element;
-use super::{Accelerator, Bus, Disk, Domain, Error, Firmware, Link, MachineType, Nic};
+use super::{Accelerator, Bus, Disk, Domain, Error, Firmware, Link, Nic};
 
 impl Domain {
     /// Returns the domain as libvirt's XML, checked before.
@@ -101,11 +101,11 @@ impl Domain {
             elements.push(file_disk(disk, &target, bus));
         }
         if let Some(seed) = &self.seed {
-            let (target, bus) = match self.machine {
-                MachineType::Q35 => (sata.next_name(), "sata"),
-                MachineType::Pc => ("hda".to_owned(), "ide"),
+            let seed = match self.seed_bus() {
+                Bus::Virtio => disk_element("disk", "raw", seed, &virtio.next_name(), "virtio"),
+                Bus::Sata => disk_element("cdrom", "raw", seed, &sata.next_name(), "sata"),
             };
-            elements.push(disk_element("cdrom", "raw", seed, &target, bus).child(Element::new("readonly")));
+            elements.push(seed.child(Element::new("readonly")));
         }
         elements
     }
@@ -191,7 +191,7 @@ const LOOPBACK: &str = "127.0.0.1";
 
 #[cfg(test)]
 mod tests {
-    use crate::domain::{Accelerator, Bus, Disk, DiskFormat, Domain, Firmware, Forward, Link, MachineType, Nic};
+    use crate::domain::{Accelerator, Bus, Disk, DiskFormat, Domain, Firmware, Forward, Link, Nic};
 
     #[test]
     fn a_seeded_domain_says_everything_that_libvirt_would_otherwise_guess() {
@@ -216,19 +216,22 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_follows_the_disks_on_its_bus_and_takes_ide_on_the_pc_machine() {
+    fn the_seed_follows_the_disks_on_the_bus_of_the_first_one() {
         let mut domain = Domain::new("web1");
-        domain.disks = vec![disk("/a", Bus::Virtio), disk("/b", Bus::Sata), disk("/c", Bus::Virtio)];
         domain.seed = Some("/seed".into());
+        domain.disks = vec![disk("/a", Bus::Virtio), disk("/b", Bus::Sata), disk("/c", Bus::Virtio)];
         let xml = domain.to_xml().unwrap();
-        for target in
-            ["dev=\"vda\" bus=\"virtio\"", "dev=\"sda\" bus=\"sata\"", "dev=\"vdb\" bus=\"virtio\"", "dev=\"sdb\" bus=\"sata\""]
-        {
+        for target in [
+            "dev=\"vda\" bus=\"virtio\"",
+            "dev=\"sda\" bus=\"sata\"",
+            "dev=\"vdb\" bus=\"virtio\"",
+            "dev=\"vdc\" bus=\"virtio\"",
+        ] {
             assert!(xml.contains(target), "{target} in {xml}");
         }
-        domain.machine = MachineType::Pc;
-        domain.disks = vec![disk("/a", Bus::Virtio)];
-        assert!(domain.to_xml().unwrap().contains("dev=\"hda\" bus=\"ide\""));
+        domain.disks = vec![disk("/a", Bus::Sata)];
+        let xml = domain.to_xml().unwrap();
+        assert!(xml.contains("device=\"cdrom\"") && xml.contains("dev=\"sdb\" bus=\"sata\""), "{xml}");
     }
 
     #[test]
@@ -277,10 +280,10 @@ mod tests {
       <source file="/vm/web1/disk.qcow2"/>
       <target dev="vda" bus="virtio"/>
     </disk>
-    <disk type="file" device="cdrom">
-      <driver name="qemu" type="raw"/>
+    <disk type="file" device="disk">
+      <driver name="qemu" type="raw" discard="unmap"/>
       <source file="/vm/web1/seed.iso"/>
-      <target dev="sda" bus="sata"/>
+      <target dev="vdb" bus="virtio"/>
       <readonly/>
     </disk>
     <interface type="user">

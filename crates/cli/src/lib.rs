@@ -4,7 +4,8 @@
 //! commands   one file per command: its arguments and what it does
 //! context    everything that is taken from outside, in one value made at the program's edge
 //! error      what a command can fail with, and the program's exit status
-//! output  progress  tool  interrupt   what commands share
+//! machine    machines on disk: their records, and the folder in which one comes to be
+//! output  progress  size  tool  interrupt   what commands share
 //! ```
 #![cfg_attr(
     test,
@@ -25,8 +26,10 @@ pub mod domain;
 pub mod error;
 pub mod exit;
 pub mod interrupt;
+pub mod machine;
 pub mod output;
 pub mod progress;
+pub mod size;
 pub mod tool;
 
 use std::ffi::OsString;

@@ -1,0 +1,115 @@
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::name::STORE_FOLDER;
+use super::{Machine, MachineName, RECORD_FILE};
+use crate::error::{CommandError, ErrorKind};
+
+/// The folder of all machines: `--root`, `$VMIMG_ROOT`, else `/var/lib/vmimg` for root and `$XDG_DATA_HOME/vmimg` otherwise.
+#[derive(Clone, Debug)]
+pub struct Root {
+    path: PathBuf,
+}
+
+impl Root {
+    /// Returns the root at `path`, which must be absolute. It is made when it is first written to.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Returns its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the folder of the image store.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.path.join(STORE_FOLDER)
+    }
+
+    /// Returns the folder of the machine `name`, whether it exists or not.
+    #[must_use]
+    pub fn folder(&self, name: &MachineName) -> PathBuf {
+        self.path.join(name.as_str())
+    }
+
+    /// Makes the folder when it is missing, for its owner alone to write.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the operating system.
+    pub fn create(&self) -> Result<(), CommandError> {
+        fs::create_dir_all(&self.path)
+            .map_err(|error| CommandError::io(format!("cannot make the folder `{}`", self.path.display()), error))
+    }
+
+    /// Reads the record of the machine `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when there is no such machine, [`ErrorKind::Corrupt`] when the record does not parse or names
+    /// another machine.
+    pub fn load(&self, name: &MachineName) -> Result<Machine, CommandError> {
+        let path = self.folder(name).join(RECORD_FILE);
+        let text = match read_bounded(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.missing(name)),
+            Err(error) => return Err(CommandError::io(format!("cannot read `{}`", path.display()), error)),
+        };
+        let machine: Machine = serde_json::from_str(&text).map_err(|error| {
+            CommandError::new(ErrorKind::Corrupt, format!("`{}` is not a machine's record", path.display())).with_source(error)
+        })?;
+        if machine.format != 1 || machine.name != *name {
+            let message = format!("`{}` is not the record of `{name}` in a form that is known", path.display());
+            return Err(CommandError::new(ErrorKind::Corrupt, message));
+        }
+        Ok(machine)
+    }
+
+    fn missing(&self, name: &MachineName) -> CommandError {
+        let error = CommandError::new(ErrorKind::NotFound, format!("there is no machine `{name}`"));
+        let names = self.names().unwrap_or_default();
+        let nearest = names
+            .iter()
+            .map(|other| (strsim::damerau_levenshtein(other.as_str(), name.as_str()), other))
+            .filter(|(distance, _)| *distance <= 2)
+            .min();
+        match nearest {
+            Some((_, other)) => error.hint(format!("did you mean `{other}`?")),
+            None => error.hint(format!("make it with `vmimg prepare {name} --image IMAGE`; `vmimg list` shows what is there")),
+        }
+    }
+
+    /// Returns the names of all machines, sorted. A folder without a record is none.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the operating system; a root that does not exist has no machines.
+    pub fn names(&self) -> Result<Vec<MachineName>, CommandError> {
+        let cannot = |error| CommandError::io(format!("cannot read the folder `{}`", self.path.display()), error);
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(cannot(error)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(cannot)?;
+            let name = entry.file_name().to_str().and_then(|name| name.parse::<MachineName>().ok());
+            names.extend(name.filter(|_| entry.path().join(RECORD_FILE).is_file()));
+        }
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// Reads a text file of at most 4 MiB.
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(4 << 20).read_to_string(&mut text)?;
+    Ok(text)
+}

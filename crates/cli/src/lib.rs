@@ -23,12 +23,14 @@
 pub mod commands;
 pub mod context;
 pub mod domain;
+pub mod draft;
 pub mod error;
 pub mod exit;
 pub mod interrupt;
 pub mod machine;
 pub mod output;
 pub mod progress;
+pub mod publish;
 pub mod size;
 pub mod tool;
 

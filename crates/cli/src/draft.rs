@@ -1,0 +1,233 @@
+//! A changed copy of an image file, which takes the place of the original at once or not at all.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
+use rustix::io::Errno;
+use tempfile::NamedTempFile;
+
+use crate::context::Context;
+use crate::error::{CommandError, ErrorKind};
+use crate::progress::Progress;
+
+/// A private copy of a file, beside it, to be changed and then published over it.
+///
+/// It shares the original's blocks where the host's file system can (reflink), and skips holes where it cannot. Dropped, it is
+/// removed and the original is as it was.
+#[derive(Debug)]
+pub struct Draft {
+    copy: NamedTempFile,
+    target: PathBuf,
+}
+
+impl Draft {
+    /// Copies the regular file `target`, with its owner and permissions.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Refused`] when it is a block device, has other names or an owner that cannot be kept,
+    /// [`ErrorKind::Interrupted`], otherwise the failure of the operating system.
+    pub fn copy_of(context: &Context, target: &Path) -> Result<Self, CommandError> {
+        let cannot = |error| CommandError::io(format!("cannot copy `{}`", target.display()), error);
+        // The file itself is replaced, not a link to it.
+        let target = fs::canonicalize(target).map_err(cannot)?;
+        refuse_unsuitable(&target, &fs::metadata(&target).map_err(cannot)?)?;
+        let original = File::open(&target).map_err(cannot)?;
+        let metadata = original.metadata().map_err(cannot)?;
+        refuse_unsuitable(&target, &metadata)?;
+        let folder = target.parent().unwrap_or(Path::new("/"));
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let copy = tempfile::Builder::new().prefix(&format!(".{name}.")).tempfile_in(folder).map_err(cannot)?;
+        fill(context, &original, copy.as_file(), metadata.len()).map_err(|error| match error {
+            Failure::Stopped(error) => error,
+            Failure::System(error) => cannot(error.into()),
+        })?;
+        keep_owner(copy.as_file(), &metadata).map_err(|error| {
+            CommandError::io(format!("cannot keep the owner of `{}`", target.display()), error)
+                .hint("run this as the owner of the image")
+        })?;
+        Ok(Self { copy, target })
+    }
+
+    /// Returns where the copy is, to be opened and changed.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.copy.path()
+    }
+
+    /// Makes the copy durable and puts it into the place of the original.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the operating system; the original is as it was then.
+    pub fn publish(self) -> Result<(), CommandError> {
+        let cannot = |error| CommandError::io(format!("cannot replace `{}`", self.target.display()), error);
+        self.copy.as_file().sync_all().map_err(cannot)?;
+        self.copy.persist(&self.target).map_err(|error| cannot(error.error))?;
+        let folder = self.target.parent().unwrap_or(Path::new("/"));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(cannot)
+    }
+}
+
+fn refuse_unsuitable(target: &Path, metadata: &fs::Metadata) -> Result<(), CommandError> {
+    let kind = metadata.file_type();
+    let shown = target.display();
+    if kind.is_block_device() {
+        let message = format!("`{shown}` is a block device, which cannot be changed all at once or not at all");
+        return Err(CommandError::new(ErrorKind::Refused, message).hint("change an image file, then copy it to the device"));
+    }
+    if !kind.is_file() {
+        return Err(CommandError::new(ErrorKind::Refused, format!("`{shown}` is not a regular file")));
+    }
+    if metadata.nlink() > 1 {
+        let message = format!("`{shown}` has {} names, and the others would keep the old content", metadata.nlink());
+        return Err(CommandError::new(ErrorKind::Refused, message).hint("copy the file, and change the copy"));
+    }
+    Ok(())
+}
+
+enum Failure {
+    Stopped(CommandError),
+    System(Errno),
+}
+
+impl From<Errno> for Failure {
+    fn from(error: Errno) -> Self {
+        Self::System(error)
+    }
+}
+
+/// Makes `copy` read as `original`, whose size is `size` bytes.
+fn fill(context: &Context, original: &File, copy: &File, size: u64) -> Result<(), Failure> {
+    if ioctl_ficlone(copy, original).is_ok() {
+        return Ok(());
+    }
+    rustix::fs::ftruncate(copy, size)?;
+    let mut progress = Progress::bytes(context, "copying", size);
+    let mut offset = 0;
+    while offset < size {
+        let start = match seek(original, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = seek(original, SeekFrom::Hole(start))?.min(size);
+        let (mut from, mut to) = (start, start);
+        while from < end {
+            context.interrupt().check().map_err(Failure::Stopped)?;
+            let rest = usize::try_from(end.saturating_sub(from)).unwrap_or(usize::MAX);
+            match copy_file_range(original, Some(&mut from), copy, Some(&mut to), rest.min(STEP)) {
+                // The file has become shorter.
+                Ok(0) => return Err(Errno::IO.into()),
+                Ok(_) => {}
+                Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                    copy_plainly(original, copy, from, rest.min(BUFFER))?;
+                    from = from.saturating_add(u64::try_from(rest.min(BUFFER)).unwrap_or(u64::MAX));
+                    to = from;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            progress.set(from);
+        }
+        offset = end;
+    }
+    Ok(())
+}
+
+/// Copies `len` bytes at `offset` where the host's file system does not do it by itself.
+fn copy_plainly(original: &File, copy: &File, offset: u64, len: usize) -> Result<(), Failure> {
+    let mut bytes = vec![0; len];
+    let copied = original.read_exact_at(&mut bytes, offset).and_then(|()| copy.write_all_at(&bytes, offset));
+    copied.map_err(|error| Failure::System(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+}
+
+fn keep_owner(copy: &File, metadata: &fs::Metadata) -> io::Result<()> {
+    let own = copy.metadata()?;
+    if (own.uid(), own.gid()) != (metadata.uid(), metadata.gid()) {
+        fchown(copy, Some(metadata.uid()), Some(metadata.gid()))?;
+    }
+    copy.set_permissions(Permissions::from_mode(metadata.mode() & 0o7777))
+}
+
+/// Bytes copied between two looks at the signals.
+const STEP: usize = 64 << 20;
+const BUFFER: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File, Permissions};
+    use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+    use std::path::PathBuf;
+
+    use super::Draft;
+    use crate::context::Context;
+    use crate::error::ErrorKind;
+
+    fn context() -> Context {
+        Context::detached(PathBuf::from("/"), Box::new(std::io::sink()), Box::new(std::io::sink()))
+    }
+
+    #[test]
+    fn a_published_draft_replaces_the_file_and_keeps_holes_and_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk.raw");
+        let file = File::create(&target).unwrap();
+        file.set_len(64 << 20).unwrap();
+        file.write_all_at(b"middle", 32 << 20).unwrap();
+        fs::set_permissions(&target, Permissions::from_mode(0o640)).unwrap();
+        let draft = Draft::copy_of(&context(), &target).unwrap();
+        File::options().write(true).open(draft.path()).unwrap().write_all_at(b"start", 0).unwrap();
+        draft.publish().unwrap();
+        let bytes = fs::read(&target).unwrap();
+        assert_eq!((&bytes[..5], &bytes[32 << 20..][..6], bytes.len()), (&b"start"[..], &b"middle"[..], 64 << 20));
+        let metadata = fs::metadata(&target).unwrap();
+        assert_eq!(metadata.mode() & 0o7777, 0o640);
+        assert!(metadata.blocks() < 2048, "{} blocks", metadata.blocks());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_dropped_draft_leaves_no_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk.raw");
+        fs::write(&target, "old").unwrap();
+        let draft = Draft::copy_of(&context(), &target).unwrap();
+        fs::write(draft.path(), "new").unwrap();
+        drop(draft);
+        assert_eq!(fs::read(&target).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_is_followed_and_a_second_name_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (target, link, other) = (folder.path().join("a"), folder.path().join("b"), folder.path().join("c"));
+        fs::write(&target, "old").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let draft = Draft::copy_of(&context(), &link).unwrap();
+        fs::write(draft.path(), "new").unwrap();
+        draft.publish().unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        fs::hard_link(&target, &other).unwrap();
+        assert_eq!(Draft::copy_of(&context(), &target).unwrap_err().kind(), ErrorKind::Refused);
+    }
+
+    #[test]
+    fn a_signal_stops_the_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk.raw");
+        fs::write(&target, "old").unwrap();
+        let context = context();
+        context.interrupt().set();
+        // A file system that shares blocks is done before it looks.
+        if let Err(error) = Draft::copy_of(&context, &target) {
+            assert_eq!(error.kind(), ErrorKind::Interrupted);
+        }
+        assert_eq!(fs::read(&target).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

@@ -158,14 +158,15 @@ impl Tool {
         child.wait().map_err(|error| self.error("cannot wait for", error))
     }
 
-    /// Starts the program and leaves it running, with its output going to `log`.
+    /// Starts the program and leaves it running, with its output going to `log`. It is in a process group of its own, so the
+    /// terminal's signals for this program do not reach it.
     ///
     /// # Errors
     ///
     /// When the program cannot be started.
     pub fn spawn(mut self, log: std::fs::File) -> Result<Child, CommandError> {
         let copy = log.try_clone().map_err(|error| self.error("cannot give a log to", error))?;
-        self.command.stdin(Stdio::null()).stdout(log).stderr(copy);
+        self.command.process_group(0).stdin(Stdio::null()).stdout(log).stderr(copy);
         self.start()
     }
 

@@ -26,6 +26,7 @@ pub mod domain;
 pub mod draft;
 pub mod error;
 pub mod exit;
+pub mod hypervisor;
 pub mod interrupt;
 pub mod machine;
 pub mod output;

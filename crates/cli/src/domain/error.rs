@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use crate::error::{CommandError, ErrorKind};
+
 /// The failure to describe a virtual machine.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -52,4 +54,23 @@ pub enum Error {
     /// No file of UEFI firmware was given.
     #[error("no UEFI firmware was given")]
     NoFirmware,
+}
+
+impl From<Error> for CommandError {
+    fn from(error: Error) -> Self {
+        let (kind, hint) = match &error {
+            Error::Name { .. } | Error::Path { .. } | Error::Value { .. } => (ErrorKind::Usage, None),
+            Error::DiskFormat { .. } => (ErrorKind::Unsupported, Some("convert it first: `vmimg image convert -O qcow2`")),
+            Error::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => (ErrorKind::NotFound, None),
+            Error::Read { .. } => (ErrorKind::Storage, None),
+            Error::NeedsLibvirt(_) => (ErrorKind::Unsupported, Some("boot it with libvirt: `--connect qemu:///system`")),
+            Error::NoFirmware => (ErrorKind::NotFound, Some("on Debian and Ubuntu: `apt-get install ovmf`")),
+        };
+        let new = Self::new(kind, error.to_string());
+        let new = match error {
+            Error::Read { source, .. } => new.with_source(source),
+            _ => new,
+        };
+        hint.into_iter().fold(new, Self::hint)
+    }
 }

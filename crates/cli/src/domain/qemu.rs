@@ -15,11 +15,13 @@ pub struct QemuFiles {
     pub serial: PathBuf,
     /// The file that QEMU writes its process id to and holds a lock on.
     pub pid: PathBuf,
+    /// Whether QEMU gives up the system calls that it does not need.
+    pub sandbox: bool,
     /// The code and the domain's own variables of UEFI firmware.
     pub firmware: Option<(PathBuf, PathBuf)>,
 }
 
-/// The arguments that make QEMU run a domain: in the background, without a window, its monitor and serial port on sockets.
+/// The arguments that make QEMU run a domain: without a window, its monitor and serial port on sockets.
 ///
 /// Every file is named with its driver, so QEMU probes nothing; values that QEMU would split at commas are escaped or JSON.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -56,9 +58,10 @@ impl QemuCommand {
         command.option("-device", "virtio-rng-pci,rng=rng0");
         command.sockets(domain, files);
         command.display(domain.vnc);
-        command.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
         command.option("-pidfile", &files.pid);
-        command.flag("-daemonize");
+        if files.sandbox {
+            command.sandbox(domain);
+        }
         Ok(command)
     }
 
@@ -167,6 +170,15 @@ impl QemuCommand {
         self.option("-serial", "chardev:serial0");
     }
 
+    /// Takes from QEMU what a guest that broke out of it would want.
+    fn sandbox(&mut self, domain: &Domain) {
+        // A bridge is opened by a program that runs as root and that QEMU starts.
+        let bridged = domain.nics.iter().any(|nic| matches!(nic.link, Link::Bridge { .. }));
+        let programs = if bridged { "allow" } else { "deny" };
+        let programs = format!("elevateprivileges={programs},spawn={programs}");
+        self.option("-sandbox", format!("on,obsolete=deny,{programs},resourcecontrol=deny"));
+    }
+
     fn display(&mut self, vnc: bool) {
         if vnc {
             self.option("-device", "VGA");
@@ -243,7 +255,13 @@ mod tests {
     }
 
     fn command_line(domain: &Domain) -> Result<String, Error> {
-        let files = QemuFiles { monitor: "/run/m".into(), serial: "/run/s".into(), pid: "/run/pid".into(), firmware: None };
+        let files = QemuFiles {
+            monitor: "/run/m".into(),
+            serial: "/run/s".into(),
+            pid: "/run/pid".into(),
+            sandbox: true,
+            firmware: None,
+        };
         let command = QemuCommand::new(domain, &files)?;
         Ok(command.arguments().iter().map(|argument| argument.to_string_lossy().into_owned() + " ").collect())
     }

@@ -23,3 +23,4 @@
 
 pub mod block;
 pub mod fs;
+pub mod storage;

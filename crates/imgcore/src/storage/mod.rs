@@ -1,0 +1,12 @@
+//! Where an image's bytes are: regular files and block devices of the host.
+//!
+//! This and `image` are the only layers that know host paths.
+
+mod file;
+mod holes;
+mod lock;
+mod replace;
+
+pub use file::{Access, FileDisk};
+pub use lock::{Lock, LockKind};
+pub use replace::Replacement;

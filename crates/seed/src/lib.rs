@@ -14,3 +14,6 @@
         reason = "a test that panics has failed, as it should"
     )
 )]
+
+pub mod guest;
+pub mod plan;

@@ -1,0 +1,324 @@
+use std::fmt;
+use std::sync::Arc;
+
+use imgcore::fs::{self, DirEntry, FileKind, FileSystem, GuestPath, Metadata};
+
+use super::{Error, Volume, VolumeContent, fstab, root};
+
+/// A guest's files as the running guest sees them: one tree over all file systems that its fstab mounts.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    /// The root first; later ones may lie below earlier ones.
+    mounts: Vec<Mount>,
+}
+
+/// Where a path of the guest is stored.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Place {
+    /// The number of the partition, 0 for a disk without a partition table.
+    pub partition: u32,
+    /// The path inside that partition's file system, without symbolic links but perhaps for the last name.
+    pub path: GuestPath,
+}
+
+/// What a path of the guest means.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The path without symbolic links, seen from the guest's root.
+    pub path: GuestPath,
+    /// Where that is stored.
+    pub place: Place,
+    /// What is there, if anything.
+    pub metadata: Option<Metadata>,
+}
+
+#[derive(Clone, Debug)]
+struct Mount {
+    point: GuestPath,
+    device: String,
+    source: Source,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    Files(u32, Arc<dyn FileSystem>),
+    Other(String),
+}
+
+impl Tree {
+    /// Finds the root among `volumes`, or takes the partition `root`, and mounts what its `/etc/fstab` says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRoot`], [`Error::SeveralRoots`], [`Error::ReadOnly`] for systems whose root is not changed by writing files, and
+    /// [`Error::FileSystem`].
+    pub fn assemble(volumes: &[Volume], root: Option<u32>) -> Result<Self, Error> {
+        let (partition, files) = root::find(volumes, root)?;
+        let mut tree = Self {
+            mounts: vec![Mount {
+                point: GuestPath::root(),
+                device: format!("partition {partition}"),
+                source: Source::Files(partition, files),
+            }],
+        };
+        let table = tree.read("/etc/fstab", TABLE_MAX)?.unwrap_or_default();
+        let mut entries: Vec<_> = fstab::decode(&table)
+            .into_iter()
+            .filter(fstab::FstabEntry::is_mounted)
+            .filter_map(|entry| GuestPath::new(&entry.mount_point).ok().map(|point| (point, entry)))
+            .filter(|(point, _)| *point != GuestPath::root())
+            .collect();
+        // Stable: of two for one folder the later hides the former.
+        entries.sort_by_key(|(point, _)| point.components().count());
+        for (point, entry) in entries {
+            // A mount point below a file system that cannot be used is hidden with it.
+            let Ok(resolved) = tree.resolve(&point) else { continue };
+            let volume = volumes.iter().find(|volume| volume.is(&entry.spec));
+            let source = match (entry.detour(), volume.map(|volume| (volume.partition, &volume.content))) {
+                (Some(reason), _) => Source::Other(reason.to_owned()),
+                (None, Some((partition, VolumeContent::Files(files)))) => Source::Files(partition, Arc::clone(files)),
+                (None, Some((_, VolumeContent::Other(reason)))) => Source::Other(reason.clone()),
+                (None, None) => Source::Other("it is not on this disk".to_owned()),
+            };
+            tree.mounts.push(Mount { point: resolved.path, device: entry.spec, source });
+        }
+        Ok(tree)
+    }
+
+    /// Returns the root's partition number, 0 for a disk without a partition table.
+    #[must_use]
+    pub fn root_partition(&self) -> u32 {
+        self.mounts
+            .iter()
+            .find_map(|mount| match mount.source {
+                Source::Files(partition, _) => Some(partition),
+                Source::Other(_) => None,
+            })
+            .unwrap_or(0)
+    }
+
+    /// Returns the mount points, what is mounted there, and its partition where it can be used.
+    pub fn mounts(&self) -> impl Iterator<Item = (&GuestPath, &str, Option<u32>)> {
+        self.mounts.iter().map(|mount| {
+            let partition = match mount.source {
+                Source::Files(partition, _) => Some(partition),
+                Source::Other(_) => None,
+            };
+            (&mount.point, mount.device.as_str(), partition)
+        })
+    }
+
+    /// Resolves `path`, a link as its last name included. What does not exist resolves to where it would be made.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Mounted`] when it leads to a file system that cannot be used, [`Error::TooManyLinks`], [`Error::NotFolder`],
+    /// [`Error::BadLink`], [`Error::FileSystem`].
+    pub fn resolve(&self, path: &GuestPath) -> Result<Resolved, Error> {
+        self.walk(path, true).map_err(|error| about(path, error))
+    }
+
+    /// Resolves `path`, but for a link as its last name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tree::resolve`].
+    pub fn resolve_parent(&self, path: &GuestPath) -> Result<Resolved, Error> {
+        self.walk(path, false).map_err(|error| about(path, error))
+    }
+
+    /// Returns what is known about `path`, links followed, or `None` when it does not exist or `path` is no guest path.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tree::resolve`], but what is hidden or unreachable by its names does not exist.
+    pub fn metadata(&self, path: &str) -> Result<Option<Metadata>, Error> {
+        self.look(path, true)
+    }
+
+    /// Returns what is known about `path`, a link as its last name not followed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tree::metadata`].
+    pub fn symlink_metadata(&self, path: &str) -> Result<Option<Metadata>, Error> {
+        self.look(path, false)
+    }
+
+    /// Returns the contents of the regular file `path`, links followed, or `None` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FileSystem`], also when the file has more than `limit` bytes.
+    pub fn read(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+        let Some(resolved) = self.found(path, true)? else { return Ok(None) };
+        if resolved.metadata.is_none_or(|metadata| metadata.kind != FileKind::File) {
+            return Ok(None);
+        }
+        self.read_place(&resolved.place, limit).map(Some)
+    }
+
+    /// Returns the entries of the folder `path`, links followed, or none when it is no folder.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FileSystem`].
+    pub fn read_dir(&self, path: &str) -> Result<Vec<DirEntry>, Error> {
+        let Some(resolved) = self.found(path, true)? else { return Ok(Vec::new()) };
+        if resolved.metadata.is_none_or(|metadata| metadata.kind != FileKind::Directory) {
+            return Ok(Vec::new());
+        }
+        let (partition, files, inner) = self.files(&resolved.path)?;
+        files.read_dir(&inner).map_err(|source| Error::FileSystem { partition, source })
+    }
+
+    /// Returns the text of the link `path`, or `None` when it is no link or its text is not UTF-8.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FileSystem`].
+    pub fn read_link(&self, path: &str) -> Result<Option<String>, Error> {
+        let Some(resolved) = self.found(path, false)? else { return Ok(None) };
+        if resolved.metadata.is_none_or(|metadata| metadata.kind != FileKind::Symlink) {
+            return Ok(None);
+        }
+        let (partition, files, inner) = self.files(&resolved.path)?;
+        let target = files.read_link(&inner).map_err(|source| Error::FileSystem { partition, source })?;
+        Ok(String::from_utf8(target).ok())
+    }
+
+    /// Returns whether `path` exists, links followed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FileSystem`].
+    pub fn exists(&self, path: &str) -> Result<bool, Error> {
+        Ok(self.metadata(path)?.is_some())
+    }
+
+    /// Returns the contents of a file by where it is stored.
+    pub(crate) fn read_place(&self, place: &Place, limit: u64) -> Result<Vec<u8>, Error> {
+        let partition = place.partition;
+        let files = self.mounts.iter().find_map(|mount| match &mount.source {
+            Source::Files(number, files) if *number == partition => Some(files),
+            _ => None,
+        });
+        let files = files.ok_or_else(|| Error::NotFile(place.path.clone()))?;
+        files.read(&place.path, limit).map_err(|source| Error::FileSystem { partition, source })
+    }
+
+    fn look(&self, path: &str, follow: bool) -> Result<Option<Metadata>, Error> {
+        Ok(self.found(path, follow)?.and_then(|resolved| resolved.metadata))
+    }
+
+    /// Resolves `path`; what the guest's files make unreachable counts as missing.
+    fn found(&self, path: &str, follow: bool) -> Result<Option<Resolved>, Error> {
+        let Ok(path) = GuestPath::new(path) else { return Ok(None) };
+        match self.walk(&path, follow) {
+            Ok(resolved) => Ok(Some(resolved)),
+            Err(error @ Error::FileSystem { .. }) => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn walk(&self, path: &GuestPath, follow: bool) -> Result<Resolved, Error> {
+        let mut pending: Vec<String> = path.components().rev().map(str::to_owned).collect();
+        let mut real = GuestPath::root();
+        let mut metadata = self.stat(&real)?;
+        let mut links = 0_u32;
+        while let Some(name) = pending.pop() {
+            if name == ".." {
+                real = real.parent().unwrap_or_else(GuestPath::root);
+                metadata = self.stat(&real)?;
+                continue;
+            }
+            let next = real.join(&name).map_err(|_| Error::BadLink(path.clone()))?;
+            if metadata.is_none() {
+                if pending.iter().any(|name| name == "..") {
+                    return Err(Error::BadLink(path.clone()));
+                }
+                real = next;
+                continue;
+            }
+            if metadata.is_some_and(|metadata| metadata.kind != FileKind::Directory) {
+                return Err(Error::NotFolder(real));
+            }
+            let found = self.stat(&next)?;
+            if found.is_some_and(|found| found.kind == FileKind::Symlink) && (follow || !pending.is_empty()) {
+                links = links.saturating_add(1);
+                if links > LINKS_MAX {
+                    return Err(Error::TooManyLinks(path.clone()));
+                }
+                let target = self.target(&next)?;
+                if target.starts_with('/') {
+                    real = GuestPath::root();
+                    metadata = self.stat(&real)?;
+                }
+                pending.extend(target.split('/').rev().filter(|name| !matches!(*name, "" | ".")).map(str::to_owned));
+                continue;
+            }
+            real = next;
+            metadata = found;
+        }
+        let (partition, _, inner) = self.files(&real)?;
+        Ok(Resolved { path: real, place: Place { partition, path: inner }, metadata })
+    }
+
+    fn target(&self, link: &GuestPath) -> Result<String, Error> {
+        let (partition, files, inner) = self.files(link)?;
+        let target = files.read_link(&inner).map_err(|source| Error::FileSystem { partition, source })?;
+        String::from_utf8(target)
+            .ok()
+            .filter(|target| !target.is_empty() && target.len() <= 4095 && !target.contains('\0'))
+            .ok_or_else(|| Error::BadLink(link.clone()))
+    }
+
+    fn stat(&self, real: &GuestPath) -> Result<Option<Metadata>, Error> {
+        let (partition, files, inner) = self.files(real)?;
+        match files.symlink_metadata(&inner) {
+            Ok(metadata) => Ok(Some(metadata)),
+            Err(fs::Error::NotFound(_)) => Ok(None),
+            Err(source) => Err(Error::FileSystem { partition, source }),
+        }
+    }
+
+    /// Returns the file system that holds a path without links, and the path inside.
+    fn files(&self, real: &GuestPath) -> Result<(u32, &dyn FileSystem, GuestPath), Error> {
+        // OK to fall through: the root is a prefix of every path, and `mounts` begins with it.
+        let longest = self
+            .mounts
+            .iter()
+            .filter_map(|mount| real.strip_prefix(&mount.point).map(|inner| (mount, inner)))
+            .max_by_key(|(mount, _)| mount.point.components().count());
+        match longest {
+            Some((Mount { source: Source::Files(partition, files), .. }, inner)) => Ok((*partition, files.as_ref(), inner)),
+            Some((mount @ Mount { source: Source::Other(reason), .. }, _)) => Err(Error::Mounted {
+                path: real.clone(),
+                mount_point: mount.point.clone(),
+                device: mount.device.clone(),
+                reason: reason.clone(),
+            }),
+            None => Err(Error::NotFolder(real.clone())),
+        }
+    }
+}
+
+/// Makes the error name the path that was asked for.
+fn about(asked: &GuestPath, error: Error) -> Error {
+    match error {
+        Error::Mounted { mount_point, device, reason, .. } => {
+            Error::Mounted { path: asked.clone(), mount_point, device, reason }
+        }
+        error => error,
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "partition {}: {}", self.partition, self.path)
+    }
+}
+
+/// Linux: `MAXSYMLINKS`.
+const LINKS_MAX: u32 = 40;
+const TABLE_MAX: u64 = 1 << 20;

@@ -1,0 +1,228 @@
+use imgcore::fs::Attributes;
+
+use super::builder::Builder;
+use super::{Error, Material, Secret, Seed, SeedUser, lines, skeleton};
+use crate::guest::{ACCOUNTS_MAX, Group, User, decode_groups, decode_passwd};
+
+/// The guest's accounts as they will be.
+pub(super) struct Accounts {
+    pub(super) users: Vec<User>,
+    pub(super) groups: Vec<Group>,
+}
+
+/// The files that hold accounts, as they will be.
+struct Files {
+    passwd: Vec<u8>,
+    group: Vec<u8>,
+    /// `None` where the guest keeps hashes in passwd, or has no group passwords.
+    shadow: Option<Vec<u8>>,
+    gshadow: Option<Vec<u8>>,
+}
+
+/// The limits of `/etc/login.defs` that matter.
+struct Limits {
+    uid: (u32, u32),
+    home_mode: u32,
+}
+
+/// Plans new accounts, passwords and sudo, and returns all accounts.
+pub(super) fn plan(builder: &mut Builder<'_>, seed: &Seed, material: &Material) -> Result<Accounts, Error> {
+    let before = Files {
+        passwd: builder.read("/etc/passwd")?.unwrap_or_default(),
+        group: builder.read("/etc/group")?.unwrap_or_default(),
+        shadow: builder.read("/etc/shadow")?,
+        gshadow: builder.read("/etc/gshadow")?,
+    };
+    let mut after = Files {
+        passwd: before.passwd.clone(),
+        group: before.group.clone(),
+        shadow: before.shadow.clone(),
+        gshadow: before.gshadow.clone(),
+    };
+    let limits = limits(builder)?;
+    let days = material.now.checked_div(86400).unwrap_or_default();
+    let mut accounts = Accounts { users: decode_passwd(&before.passwd), groups: decode_groups(&before.group) };
+    let mut made = Vec::new();
+    for (index, wanted) in seed.users.iter().enumerate() {
+        if seed.users.iter().take(index).any(|other| other.name == wanted.name) {
+            return Err(Error::Twice(format!("the user {}", wanted.name)));
+        }
+        if !accounts.users.iter().any(|user| user.name == wanted.name) {
+            if !wanted.create {
+                find(&accounts.users, &wanted.name)?;
+            }
+            let user = add(builder, &mut accounts, wanted, &limits)?;
+            after.add(&user, &accounts.groups, days);
+            made.push(user);
+        }
+        if let Some(hash) = &wanted.password_hash {
+            after.set_password(&wanted.name, hash, days)?;
+        }
+    }
+    if let Some(hash) = &seed.root_password_hash {
+        find(&accounts.users, "root")?;
+        after.set_password("root", hash, days)?;
+    }
+    write(builder, &before, after)?;
+    for user in &made {
+        skeleton::plan(builder, user, limits.home_mode)?;
+    }
+    for wanted in seed.users.iter().filter(|wanted| wanted.sudo) {
+        sudo(builder, wanted)?;
+    }
+    Ok(accounts)
+}
+
+/// Returns the account called `name`.
+pub(super) fn find<'a>(users: &'a [User], name: &str) -> Result<&'a User, Error> {
+    users.iter().find(|user| user.name == name).ok_or_else(|| {
+        let close =
+            users.iter().map(|user| (strsim::osa_distance(&user.name, name), user)).filter(|(distance, _)| *distance <= 2);
+        let nearest = close.min_by_key(|(distance, _)| *distance).map(|(_, user)| user.name.clone());
+        Error::UnknownUser { name: name.to_owned(), nearest }
+    })
+}
+
+fn add(builder: &Builder<'_>, accounts: &mut Accounts, wanted: &SeedUser, limits: &Limits) -> Result<User, Error> {
+    let name = &wanted.name;
+    // Spec: useradd(8): "Usernames may contain only lower and upper case letters, digits, underscores, or dashes."
+    let letters = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || "_-.".contains(character);
+    let starts = name.starts_with(|character: char| character.is_ascii_lowercase() || character == '_');
+    if !starts || name.len() > 32 || !name.chars().all(letters) {
+        return Err(Error::Invalid {
+            what: "the user name",
+            value: name.clone(),
+            rule: "it begins with a small letter or `_`, and has at most 32 of a-z, 0-9, `_`, `-` and `.`".to_owned(),
+        });
+    }
+    let free = |id: &u32| !accounts.users.iter().any(|user| user.uid == *id);
+    let free_group = |id: &u32| !accounts.groups.iter().any(|group| group.gid == *id);
+    let (first, last) = limits.uid;
+    let full = || Error::Invalid {
+        what: "the user name",
+        value: name.clone(),
+        rule: "the guest has no free number for it".to_owned(),
+    };
+    let own = accounts.groups.iter().find(|group| group.name == *name).map(|group| group.gid);
+    let both = (first..=last).find(|id| free(id) && (own.is_some() || free_group(id)));
+    let uid = both.or_else(|| (first..=last).find(free)).ok_or_else(full)?;
+    let gid = match own {
+        Some(gid) => gid,
+        None => std::iter::once(uid).chain(first..=last).find(free_group).ok_or_else(full)?,
+    };
+    let shell = match &wanted.shell {
+        Some(shell) => shell.clone(),
+        None => shell(builder)?,
+    };
+    let shell_fits = shell.starts_with('/') && !shell.contains(|character: char| character == ':' || character.is_control());
+    if !shell_fits {
+        return Err(Error::Invalid { what: "the shell", value: shell, rule: "it is an absolute path".to_owned() });
+    }
+    let user = User { name: name.clone(), uid, gid, home: format!("/home/{name}"), shell };
+    accounts.users.push(user.clone());
+    if own.is_none() {
+        accounts.groups.push(Group { name: name.clone(), gid });
+    }
+    Ok(user)
+}
+
+fn shell(builder: &Builder<'_>) -> Result<String, Error> {
+    for shell in ["/bin/bash", "/bin/ash"] {
+        if builder.exists(shell)? {
+            return Ok(shell.to_owned());
+        }
+    }
+    Ok("/bin/sh".to_owned())
+}
+
+impl Files {
+    fn add(&mut self, user: &User, groups: &[Group], days: u64) {
+        let User { name, uid, gid, home, shell } = user;
+        let marker = if self.shadow.is_some() { "x" } else { "*" };
+        lines::append(&mut self.passwd, &format!("{name}:{marker}:{uid}:{gid}::{home}:{shell}"));
+        if let Some(shadow) = &mut self.shadow {
+            // Not `!`: an SSH server without PAM takes that for a locked account.
+            lines::append(shadow, &format!("{name}:*:{days}:0:99999:7:::"));
+        }
+        let known = decode_groups(&self.group).iter().any(|group| group.name == *name);
+        if !known && groups.iter().any(|group| group.name == *name) {
+            lines::append(&mut self.group, &format!("{name}:x:{gid}:"));
+            if let Some(gshadow) = &mut self.gshadow {
+                lines::append(gshadow, &format!("{name}:!::"));
+            }
+        }
+    }
+
+    fn set_password(&mut self, name: &str, hash: &Secret, days: u64) -> Result<(), Error> {
+        let hash = hash.expose();
+        if hash.is_empty()
+            || hash.contains(|character: char| character == ':' || character.is_whitespace() || character.is_control())
+        {
+            return Err(Error::Invalid {
+                what: "the password hash of",
+                value: name.to_owned(),
+                rule: "it is one word without colons, as crypt(5) describes".to_owned(),
+            });
+        }
+        match &mut self.shadow {
+            Some(shadow) => {
+                if !lines::set_field(shadow, name, 1, hash) {
+                    lines::append(shadow, &format!("{name}:{hash}:{days}:0:99999:7:::"));
+                }
+                lines::set_field(shadow, name, 2, &days.to_string());
+            }
+            None => {
+                lines::set_field(&mut self.passwd, name, 1, hash);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write(builder: &mut Builder<'_>, before: &Files, after: Files) -> Result<(), Error> {
+    let pairs = [
+        ("/etc/passwd", Some(&before.passwd), Some(after.passwd), 0o644),
+        ("/etc/group", Some(&before.group), Some(after.group), 0o644),
+        ("/etc/shadow", before.shadow.as_ref(), after.shadow, 0o640),
+        ("/etc/gshadow", before.gshadow.as_ref(), after.gshadow, 0o640),
+    ];
+    for (path, old, new, mode) in pairs {
+        let Some(new) = new.filter(|new| Some(new) != old) else { continue };
+        // The file keeps its own mode and group; only a new one needs them.
+        let attributes = if builder.exists(path)? { Attributes::default() } else { Attributes::root(mode) };
+        builder.write(path, new.into(), attributes)?;
+    }
+    Ok(())
+}
+
+fn sudo(builder: &mut Builder<'_>, user: &SeedUser) -> Result<(), Error> {
+    let name = &user.name;
+    let tag = if user.password_hash.is_some() { "" } else { "NOPASSWD:" };
+    // Spec: sudoers(5): files whose names end in `~` or contain a `.` are skipped; `@` and a digit would be an alias or number.
+    let path = format!("/etc/sudoers.d/90-vmimg-{}", name.replace(['.', '~'], "_"));
+    builder.create_dir("/etc/sudoers.d", Attributes::default())?;
+    builder.write(&path, format!("{name} ALL=(ALL:ALL) {tag}ALL\n").as_str().into(), Attributes::root(0o440))?;
+    if !builder.exists("/usr/bin/sudo")? {
+        builder.warn(format!("`{name}` is to use sudo, but sudo is not installed in the guest"));
+    } else if !String::from_utf8_lossy(&builder.read("/etc/sudoers")?.unwrap_or_default()).contains("includedir /etc/sudoers.d")
+    {
+        builder.warn("the guest's /etc/sudoers does not include /etc/sudoers.d");
+    }
+    Ok(())
+}
+
+fn limits(builder: &Builder<'_>) -> Result<Limits, Error> {
+    let bytes = builder.tree.read("/etc/login.defs", ACCOUNTS_MAX)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let value = |name: &str| {
+        text.lines().find_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            (words.next() == Some(name)).then(|| words.next()).flatten()
+        })
+    };
+    let number = |name: &str, otherwise: u32| value(name).and_then(|value| value.parse().ok()).unwrap_or(otherwise);
+    let first = number("UID_MIN", 1000).max(1000);
+    let last = number("UID_MAX", 60000).clamp(first, 65533.max(first));
+    let home_mode = value("HOME_MODE").and_then(|mode| u32::from_str_radix(mode, 8).ok()).filter(|mode| *mode <= 0o755);
+    Ok(Limits { uid: (first, last), home_mode: home_mode.unwrap_or(0o700) })
+}

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use imgcore::storage::{Access, FileDisk, Lock, LockKind};
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
@@ -21,6 +22,8 @@ use crate::progress::Progress;
 pub struct Draft {
     copy: NamedTempFile,
     target: PathBuf,
+    /// Keeps other programs from the original until it is replaced.
+    _lock: Lock,
 }
 
 impl Draft {
@@ -28,20 +31,21 @@ impl Draft {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Refused`] when it is a block device, has other names or an owner that cannot be kept,
+    /// [`ErrorKind::Refused`] when another program uses it, when it is a block device, has other names or an owner that cannot be kept,
     /// [`ErrorKind::Interrupted`], otherwise the failure of the operating system.
     pub fn copy_of(context: &Context, target: &Path) -> Result<Self, CommandError> {
         let cannot = |error| CommandError::io(format!("cannot copy `{}`", target.display()), error);
         // The file itself is replaced, not a link to it.
         let target = fs::canonicalize(target).map_err(cannot)?;
         refuse_unsuitable(&target, &fs::metadata(&target).map_err(cannot)?)?;
-        let original = File::open(&target).map_err(cannot)?;
-        let metadata = original.metadata().map_err(cannot)?;
+        let original = FileDisk::open(&target, Access::ReadWrite)?;
+        let lock = Lock::acquire(&original, LockKind::Write)?;
+        let metadata = original.file().metadata().map_err(cannot)?;
         refuse_unsuitable(&target, &metadata)?;
         let folder = target.parent().unwrap_or(Path::new("/"));
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let copy = tempfile::Builder::new().prefix(&format!(".{name}.")).tempfile_in(folder).map_err(cannot)?;
-        fill(context, &original, copy.as_file(), metadata.len()).map_err(|error| match error {
+        fill(context, original.file(), copy.as_file(), metadata.len()).map_err(|error| match error {
             Failure::Stopped(error) => error,
             Failure::System(error) => cannot(error.into()),
         })?;
@@ -49,7 +53,7 @@ impl Draft {
             CommandError::io(format!("cannot keep the owner of `{}`", target.display()), error)
                 .hint("run this as the owner of the image")
         })?;
-        Ok(Self { copy, target })
+        Ok(Self { copy, target, _lock: lock })
     }
 
     /// Returns where the copy is, to be opened and changed.

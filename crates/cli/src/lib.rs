@@ -33,6 +33,7 @@ pub mod output;
 pub mod progress;
 pub mod publish;
 pub mod size;
+pub mod time;
 pub mod tool;
 
 use std::ffi::OsString;

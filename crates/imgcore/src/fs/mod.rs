@@ -1,5 +1,7 @@
 //! File systems: guest paths, a guest's files as seen by a reader, and edits as data.
 
+pub mod ext4;
+
 mod edit;
 mod error;
 mod path;

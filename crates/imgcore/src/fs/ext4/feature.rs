@@ -1,0 +1,119 @@
+use super::error::refused;
+use super::superblock::{RawSuperblock, STATE_VALID};
+use crate::fs::Error;
+
+/// Checks that the file system can be read.
+///
+/// # Errors
+///
+/// [`Error::Refused`] names the first feature in the way.
+pub(super) fn check_readable(raw: &RawSuperblock) -> Result<(), Error> {
+    if raw.has_incompat(RECOVER) {
+        return Err(refused("was not unmounted: its journal has changes that are not replayed yet"));
+    }
+    refuse(raw.s_feature_incompat.get() & !READABLE_INCOMPAT, INCOMPAT_NAMES)
+}
+
+/// Checks that the file system can be changed.
+///
+/// # Errors
+///
+/// [`Error::Refused`] names the first feature or state in the way.
+pub(super) fn check_writable(raw: &RawSuperblock) -> Result<(), Error> {
+    check_readable(raw)?;
+    refuse(raw.s_feature_incompat.get() & !WRITABLE_INCOMPAT, INCOMPAT_NAMES)?;
+    refuse(raw.s_feature_compat.get() & !WRITABLE_COMPAT, COMPAT_NAMES)?;
+    if raw.has_ro_compat(ORPHAN_PRESENT) || raw.s_last_orphan.get() != 0 {
+        return Err(refused("has deleted files that wait for a mount to free them"));
+    }
+    refuse(raw.s_feature_ro_compat.get() & !WRITABLE_RO_COMPAT, RO_COMPAT_NAMES)?;
+    if !raw.has_incompat(EXTENTS) {
+        return Err(refused("has no extents (ext2 or ext3): changing it is not supported"));
+    }
+    if !raw.has_incompat(FILETYPE) {
+        return Err(refused("has no file types in its folders: changing it is not supported"));
+    }
+    if raw.s_state.get() != STATE_VALID {
+        return Err(refused("is marked as having errors or as not unmounted: run e2fsck first"));
+    }
+    Ok(())
+}
+
+fn refuse(unknown: u32, names: &[(u32, &str)]) -> Result<(), Error> {
+    if unknown == 0 {
+        return Ok(());
+    }
+    let bit = 1_u32.checked_shl(unknown.trailing_zeros()).unwrap_or_default();
+    let name = names.iter().find(|(value, _)| *value == bit);
+    let name = name.map_or_else(|| format!("{bit:#x}"), |(_, name)| (*name).to_owned());
+    Err(refused(format!("has the feature `{name}`, which is not supported")))
+}
+
+// Compatible features.
+pub(super) const HAS_JOURNAL: u32 = 0x4;
+pub(super) const EXT_ATTR: u32 = 0x8;
+pub(super) const RESIZE_INODE: u32 = 0x10;
+pub(super) const SPARSE_SUPER2: u32 = 0x200;
+
+// Incompatible features.
+pub(super) const FILETYPE: u32 = 0x2;
+pub(super) const RECOVER: u32 = 0x4;
+pub(super) const META_BG: u32 = 0x10;
+pub(super) const EXTENTS: u32 = 0x40;
+pub(super) const BIT64: u32 = 0x80;
+pub(super) const FLEX_BG: u32 = 0x200;
+pub(super) const EA_INODE: u32 = 0x400;
+pub(super) const CSUM_SEED: u32 = 0x2000;
+pub(super) const LARGEDIR: u32 = 0x4000;
+const INLINE_DATA: u32 = 0x8000;
+
+// Features that keep an older program from writing.
+pub(super) const SPARSE_SUPER: u32 = 0x1;
+pub(super) const LARGE_FILE: u32 = 0x2;
+pub(super) const HUGE_FILE: u32 = 0x8;
+pub(super) const GDT_CSUM: u32 = 0x10;
+pub(super) const DIR_NLINK: u32 = 0x20;
+const EXTRA_ISIZE: u32 = 0x40;
+pub(super) const METADATA_CSUM: u32 = 0x400;
+const VERITY: u32 = 0x8000;
+const ORPHAN_PRESENT: u32 = 0x10000;
+
+const READABLE_INCOMPAT: u32 = FILETYPE | EXTENTS | BIT64 | FLEX_BG | EA_INODE | CSUM_SEED | LARGEDIR | INLINE_DATA;
+const WRITABLE_INCOMPAT: u32 = READABLE_INCOMPAT & !INLINE_DATA;
+const WRITABLE_COMPAT: u32 = HAS_JOURNAL | EXT_ATTR | RESIZE_INODE | 0x20 | SPARSE_SUPER2 | 0x800 | 0x1000;
+const WRITABLE_RO_COMPAT: u32 =
+    SPARSE_SUPER | LARGE_FILE | HUGE_FILE | GDT_CSUM | DIR_NLINK | EXTRA_ISIZE | METADATA_CSUM | VERITY;
+
+/// Spec: "Super Block", compatible features.
+const COMPAT_NAMES: &[(u32, &str)] = &[
+    (0x1, "dir_prealloc"),
+    (0x2, "imagic_inodes"),
+    (0x40, "lazy_bg"),
+    (0x80, "exclude_inode"),
+    (0x100, "exclude_bitmap"),
+    (0x400, "fast_commit"),
+];
+
+/// Spec: "Super Block", incompatible features.
+const INCOMPAT_NAMES: &[(u32, &str)] = &[
+    (0x1, "compression"),
+    (0x8, "journal_dev"),
+    (META_BG, "meta_bg"),
+    (0x100, "mmp"),
+    (0x1000, "dirdata"),
+    (INLINE_DATA, "inline_data"),
+    (0x10000, "encrypt"),
+    (0x20000, "casefold"),
+];
+
+/// Spec: "Super Block", read-only compatible features.
+const RO_COMPAT_NAMES: &[(u32, &str)] = &[
+    (0x4, "btree_dir"),
+    (0x80, "has_snapshot"),
+    (0x100, "quota"),
+    (0x200, "bigalloc"),
+    (0x800, "replica"),
+    (0x1000, "read-only"),
+    (0x2000, "project"),
+    (0x4000, "shared_blocks"),
+];

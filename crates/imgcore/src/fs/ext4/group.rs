@@ -1,0 +1,219 @@
+use std::mem::offset_of;
+
+use zerocopy::little_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::checksum::{crc16, crc32c};
+use super::error::corrupt;
+use super::layout::{Checksums, Layout};
+use super::superblock::{halves, halves16, join};
+use crate::block::BlockRead;
+use crate::fs::Error;
+
+/// A group descriptor as stored. One of 32 bytes ends before `bg_block_bitmap_hi`.
+///
+/// Spec: "Block Group Descriptors", `struct ext4_group_desc`.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(super) struct RawGroupDescriptor {
+    pub(super) bg_block_bitmap_lo: U32,
+    pub(super) bg_inode_bitmap_lo: U32,
+    pub(super) bg_inode_table_lo: U32,
+    pub(super) bg_free_blocks_count_lo: U16,
+    pub(super) bg_free_inodes_count_lo: U16,
+    pub(super) bg_used_dirs_count_lo: U16,
+    pub(super) bg_flags: U16,
+    pub(super) bg_exclude_bitmap_lo: U32,
+    pub(super) bg_block_bitmap_csum_lo: U16,
+    pub(super) bg_inode_bitmap_csum_lo: U16,
+    pub(super) bg_itable_unused_lo: U16,
+    pub(super) bg_checksum: U16,
+    pub(super) bg_block_bitmap_hi: U32,
+    pub(super) bg_inode_bitmap_hi: U32,
+    pub(super) bg_inode_table_hi: U32,
+    pub(super) bg_free_blocks_count_hi: U16,
+    pub(super) bg_free_inodes_count_hi: U16,
+    pub(super) bg_used_dirs_count_hi: U16,
+    pub(super) bg_itable_unused_hi: U16,
+    pub(super) bg_exclude_bitmap_hi: U32,
+    pub(super) bg_block_bitmap_csum_hi: U16,
+    pub(super) bg_inode_bitmap_csum_hi: U16,
+    pub(super) bg_reserved: U32,
+}
+
+// Offsets as printed in the specification.
+const _: () = {
+    assert!(size_of::<RawGroupDescriptor>() == 64);
+    assert!(offset_of!(RawGroupDescriptor, bg_flags) == 0x12);
+    assert!(offset_of!(RawGroupDescriptor, bg_itable_unused_lo) == 0x1C);
+    assert!(offset_of!(RawGroupDescriptor, bg_checksum) == 0x1E);
+    assert!(offset_of!(RawGroupDescriptor, bg_block_bitmap_hi) == 0x20);
+    assert!(offset_of!(RawGroupDescriptor, bg_block_bitmap_csum_hi) == 0x38);
+};
+
+/// A group descriptor: where a group's bitmaps and table lie, and what is free. Checked on decoding.
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    pub(super) block_bitmap: u64,
+    pub(super) inode_bitmap: u64,
+    pub(super) inode_table: u64,
+    pub(super) free_blocks: u32,
+    pub(super) free_inodes: u32,
+    pub(super) used_dirs: u32,
+    /// Inodes at the end of the table that were never used.
+    pub(super) itable_unused: u32,
+    pub(super) flags: u16,
+    pub(super) block_bitmap_csum: u32,
+    pub(super) inode_bitmap_csum: u32,
+    /// The bytes as stored, for the fields that are kept.
+    stored: Vec<u8>,
+}
+
+impl Group {
+    /// Returns the descriptor of a new group, nothing in it known yet.
+    pub(super) fn new(layout: &Layout) -> Self {
+        Self {
+            block_bitmap: 0,
+            inode_bitmap: 0,
+            inode_table: 0,
+            free_blocks: 0,
+            free_inodes: 0,
+            used_dirs: 0,
+            itable_unused: 0,
+            flags: 0,
+            block_bitmap_csum: 0,
+            inode_bitmap_csum: 0,
+            stored: vec![0; usize::from(layout.desc_size)],
+        }
+    }
+
+    /// Decodes the descriptor of group `number` from its bytes, and checks its checksum and places.
+    pub(super) fn decode(bytes: &[u8], number: u32, layout: &Layout) -> Result<Self, Error> {
+        let bad = |rule: &str| corrupt(format!("group descriptor {number}"), rule);
+        let mut whole = [0; 64];
+        let known = bytes.len().min(64);
+        if let (Some(to), Some(from)) = (whole.get_mut(..known), bytes.get(..known)) {
+            to.copy_from_slice(from);
+        }
+        let raw: RawGroupDescriptor = zerocopy::transmute!(whole);
+        if layout.checksums != Checksums::None && raw.bg_checksum.get() != checksum(bytes, number, layout) {
+            return Err(bad("its checksum matches its bytes"));
+        }
+        let wide = |low: U16, high: U16| u32::from(high.get()) << 16 | u32::from(low.get());
+        let group = Self {
+            block_bitmap: join(raw.bg_block_bitmap_lo.get(), raw.bg_block_bitmap_hi.get()),
+            inode_bitmap: join(raw.bg_inode_bitmap_lo.get(), raw.bg_inode_bitmap_hi.get()),
+            inode_table: join(raw.bg_inode_table_lo.get(), raw.bg_inode_table_hi.get()),
+            free_blocks: wide(raw.bg_free_blocks_count_lo, raw.bg_free_blocks_count_hi),
+            free_inodes: wide(raw.bg_free_inodes_count_lo, raw.bg_free_inodes_count_hi),
+            used_dirs: wide(raw.bg_used_dirs_count_lo, raw.bg_used_dirs_count_hi),
+            itable_unused: wide(raw.bg_itable_unused_lo, raw.bg_itable_unused_hi),
+            flags: if layout.checksums == Checksums::None { 0 } else { raw.bg_flags.get() },
+            block_bitmap_csum: wide(raw.bg_block_bitmap_csum_lo, raw.bg_block_bitmap_csum_hi),
+            inode_bitmap_csum: wide(raw.bg_inode_bitmap_csum_lo, raw.bg_inode_bitmap_csum_hi),
+            stored: bytes.to_vec(),
+        };
+        let table_end = group.inode_table.checked_add(u64::from(layout.inode_table_blocks()));
+        let first = u64::from(layout.first_data_block);
+        let inside = |block: u64| block > first && block < layout.blocks_count;
+        if !inside(group.block_bitmap) || !inside(group.inode_bitmap) || !inside(group.inode_table) {
+            return Err(bad("the bitmaps and the inode table lie inside the file system"));
+        }
+        if table_end.is_none_or(|end| end > layout.blocks_count) {
+            return Err(bad("the inode table ends inside the file system"));
+        }
+        if group.free_inodes > layout.inodes_per_group || group.itable_unused > layout.inodes_per_group {
+            return Err(bad("it has no more free inodes than inodes"));
+        }
+        if group.free_blocks > layout.group_blocks(number) {
+            return Err(bad("it has no more free blocks than blocks"));
+        }
+        Ok(group)
+    }
+
+    /// Returns the bytes to store for group `number`, with the right checksum.
+    pub(super) fn encode(&self, number: u32, layout: &Layout) -> Vec<u8> {
+        let mut whole = [0; 64];
+        let known = self.stored.len().min(64);
+        if let (Some(to), Some(from)) = (whole.get_mut(..known), self.stored.get(..known)) {
+            to.copy_from_slice(from);
+        }
+        let mut raw: RawGroupDescriptor = zerocopy::transmute!(whole);
+        let set_wide = |value: u64, low: &mut U32, high: &mut U32| {
+            let (below, above) = halves(value);
+            low.set(below);
+            high.set(above);
+        };
+        set_wide(self.block_bitmap, &mut raw.bg_block_bitmap_lo, &mut raw.bg_block_bitmap_hi);
+        set_wide(self.inode_bitmap, &mut raw.bg_inode_bitmap_lo, &mut raw.bg_inode_bitmap_hi);
+        set_wide(self.inode_table, &mut raw.bg_inode_table_lo, &mut raw.bg_inode_table_hi);
+        let set = |value: u32, low: &mut U16, high: &mut U16| {
+            let (below, above) = halves16(value);
+            low.set(below);
+            high.set(above);
+        };
+        set(self.free_blocks, &mut raw.bg_free_blocks_count_lo, &mut raw.bg_free_blocks_count_hi);
+        set(self.free_inodes, &mut raw.bg_free_inodes_count_lo, &mut raw.bg_free_inodes_count_hi);
+        set(self.used_dirs, &mut raw.bg_used_dirs_count_lo, &mut raw.bg_used_dirs_count_hi);
+        set(self.itable_unused, &mut raw.bg_itable_unused_lo, &mut raw.bg_itable_unused_hi);
+        set(self.block_bitmap_csum, &mut raw.bg_block_bitmap_csum_lo, &mut raw.bg_block_bitmap_csum_hi);
+        set(self.inode_bitmap_csum, &mut raw.bg_inode_bitmap_csum_lo, &mut raw.bg_inode_bitmap_csum_hi);
+        if layout.checksums != Checksums::None {
+            raw.bg_flags.set(self.flags);
+        }
+        let mut bytes = self.stored.clone();
+        if let (Some(to), Some(from)) = (bytes.get_mut(..known), raw.as_bytes().get(..known)) {
+            to.copy_from_slice(from);
+        }
+        if layout.checksums != Checksums::None {
+            let sum = checksum(&bytes, number, layout);
+            if let Some(place) = bytes.get_mut(CHECKSUM..CHECKSUM_END) {
+                place.copy_from_slice(&sum.to_le_bytes());
+            }
+        }
+        bytes
+    }
+
+    pub(super) fn has(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Returns the crc32c of a bitmap's `bytes` in the width that a descriptor stores.
+    pub(super) fn bitmap_csum(layout: &Layout, bytes: &[u8]) -> u32 {
+        let sum = crc32c(layout.seed, bytes);
+        if layout.desc_size >= 64 { sum } else { sum & 0xFFFF }
+    }
+}
+
+/// Reads all group descriptors of the primary table.
+pub(super) fn read_groups<D: BlockRead + ?Sized>(disk: &D, layout: &Layout) -> Result<Vec<Group>, Error> {
+    let size = usize::from(layout.desc_size);
+    let groups = usize::try_from(layout.groups).unwrap_or(usize::MAX);
+    let mut table = vec![0; groups.saturating_mul(size)];
+    disk.read_exact_at(&mut table, layout.descriptors_offset(0))?;
+    (0..layout.groups).zip(table.chunks_exact(size)).map(|(number, bytes)| Group::decode(bytes, number, layout)).collect()
+}
+
+fn checksum(bytes: &[u8], number: u32, layout: &Layout) -> u16 {
+    let before = bytes.get(..CHECKSUM).unwrap_or_default();
+    let behind = bytes.get(CHECKSUM_END..).unwrap_or_default();
+    // Spec: "The bg_checksum field in bg_desc is skipped when calculating crc16 checksum, and set to zero if crc32c checksum is
+    // used."
+    if layout.has_metadata_csum() {
+        let start = crc32c(layout.seed, &number.to_le_bytes());
+        halves16(crc32c(crc32c(crc32c(start, before), &[0, 0]), behind)).0
+    } else {
+        let start = crc16(crc16(u16::MAX, &layout.uuid), &number.to_le_bytes());
+        crc16(crc16(start, before), behind)
+    }
+}
+
+const CHECKSUM: usize = 0x1E;
+const CHECKSUM_END: usize = 0x20;
+
+/// The inode bitmap was never written: no inode is in use.
+pub(super) const INODE_UNINIT: u16 = 1;
+/// The block bitmap was never written: only the metadata of the layout is in use.
+pub(super) const BLOCK_UNINIT: u16 = 2;
+/// The inode table was zeroed.
+pub(super) const INODE_ZEROED: u16 = 4;

@@ -1,0 +1,42 @@
+//! ext4: a reader, an editor whose changes are staged, and a verifier.
+//!
+//! ```text
+//! bytes of the disk
+//! 0        1024          2048 or a block                                                          the end
+//! | unused | superblock  | group descriptors | reserved | bitmaps | inode tables | data ... | group 1 ... |
+//!
+//! path -> folder's inode -> its extents -> its blocks: | record | record | ... | tail |
+//!           -> the name's inode number -> group, index -> | inode, 128 bytes | fields | extended attributes |
+//!                                                            |-> extents -> contents
+//! ```
+//!
+//! Everything is little-endian and guarded by a crc32c where the file system has `metadata_csum`. Numbers from the disk are
+//! checked before they are used: hostile bytes give an error, never a panic, an endless loop or an unbounded allocation.
+//!
+//! Spec: the kernel's `Documentation/filesystems/ext4/`.
+
+mod checksum;
+mod dirent;
+mod error;
+mod extent;
+mod feature;
+mod group;
+mod inode;
+mod layout;
+mod reader;
+mod resolve;
+mod store;
+mod superblock;
+mod volume;
+mod xattr;
+
+pub use reader::Ext4;
+
+/// A moment: seconds since 1970, which may be negative, and nanoseconds, below one billion.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Timestamp {
+    /// Seconds since 1970.
+    pub secs: i64,
+    /// Nanoseconds after that second.
+    pub nanos: u32,
+}

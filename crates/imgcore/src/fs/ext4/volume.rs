@@ -1,0 +1,202 @@
+use super::dirent::{is_sealed, kind_of, records};
+use super::error::{corrupt, refused};
+use super::extent::{ExtentTree, FileExtent, read_tree};
+use super::feature::check_readable;
+use super::group::{Group, read_groups};
+use super::inode::{ENCRYPT_FLAG, EXTENTS_FLAG, INDEX_FLAG, INLINE_DATA_FLAG, Inode};
+use super::layout::Layout;
+use super::store::Store;
+use super::superblock::RawSuperblock;
+use crate::block::BlockRead;
+use crate::fs::{DirEntry, Error, FileKind};
+
+/// An open file system: what reader, editor and verifier share.
+#[derive(Debug)]
+pub(super) struct Volume<D> {
+    pub(super) raw: RawSuperblock,
+    pub(super) groups: Vec<Group>,
+    pub(super) store: Store<D>,
+}
+
+impl<D: BlockRead> Volume<D> {
+    /// Reads the superblock and the group descriptors.
+    pub(super) fn open(disk: D) -> Result<Self, Error> {
+        let raw = RawSuperblock::read(&disk)?;
+        check_readable(&raw)?;
+        let layout = Layout::decode(&raw, disk.size())?;
+        let groups = read_groups(&disk, &layout)?;
+        Ok(Self { raw, groups, store: Store::new(disk, layout) })
+    }
+
+    pub(super) fn layout(&self) -> &Layout {
+        self.store.layout()
+    }
+
+    pub(super) fn group(&self, number: u32) -> Result<&Group, Error> {
+        let group = usize::try_from(number).ok().and_then(|number| self.groups.get(number));
+        group.ok_or_else(|| corrupt(format!("group {number}"), "it exists"))
+    }
+
+    /// Returns the block of inode `number`, and where in the block it begins, in bytes.
+    pub(super) fn inode_place(&self, number: u32) -> Result<(u64, usize), Error> {
+        let layout = self.layout();
+        let missing = || corrupt(format!("inode {number}"), "its number is one of the file system's");
+        let (group, index) = layout.group_of_inode(number).ok_or_else(missing)?;
+        let offset = u64::from(index).saturating_mul(u64::from(layout.inode_size));
+        let size = u64::from(layout.block_size);
+        let block = self.group(group)?.inode_table.saturating_add(offset.checked_div(size).unwrap_or_default());
+        let inside = offset.checked_rem(size).unwrap_or_default();
+        Ok((block, usize::try_from(inside).unwrap_or(usize::MAX)))
+    }
+
+    /// Returns inode `number`.
+    pub(super) fn inode(&self, number: u32) -> Result<Inode, Error> {
+        let (block, at) = self.inode_place(number)?;
+        let block = self.store.block(block)?;
+        let bytes = block.get(at..).and_then(|rest| rest.get(..usize::from(self.layout().inode_size)));
+        Inode::decode(bytes.unwrap_or_default(), number, self.layout())
+    }
+
+    /// Returns inode `number`, which a folder names.
+    pub(super) fn named_inode(&self, number: u32) -> Result<Inode, Error> {
+        let inode = self.inode(number)?;
+        if inode.raw.i_links_count.get() == 0 {
+            return Err(corrupt(format!("inode {number}"), "a file with a name has a link"));
+        }
+        Ok(inode)
+    }
+
+    /// Returns where the contents of `inode` lie.
+    pub(super) fn tree(&self, inode: &Inode) -> Result<ExtentTree, Error> {
+        if inode.has_flag(INLINE_DATA_FLAG) {
+            return Err(refused(format!("keeps the contents of inode {} inside it, which is not supported", inode.number)));
+        }
+        if inode.has_flag(ENCRYPT_FLAG) {
+            return Err(refused(format!("encrypts inode {}, which is not supported", inode.number)));
+        }
+        read_tree(&self.store, inode)
+    }
+
+    /// Fills `buf` with the contents of a file at `offset`, given its extents; all else is zeros.
+    pub(super) fn read_at(&self, extents: &[FileExtent], buf: &mut [u8], offset: u64) -> Result<(), Error> {
+        buf.fill(0);
+        let block_size = u64::from(self.layout().block_size);
+        let end = offset.saturating_add(u64::try_from(buf.len()).unwrap_or(u64::MAX));
+        for extent in extents.iter().filter(|extent| !extent.unwritten) {
+            let first = u64::from(extent.logical).saturating_mul(block_size);
+            let from = first.max(offset);
+            let to = extent.logical_end().saturating_mul(block_size).min(end);
+            if from >= to {
+                continue;
+            }
+            let below = self.store.offset(extent.physical)?.saturating_add(from.saturating_sub(first));
+            let start = usize::try_from(from.saturating_sub(offset)).unwrap_or(usize::MAX);
+            let stop = usize::try_from(to.saturating_sub(offset)).unwrap_or(usize::MAX);
+            if let Some(part) = buf.get_mut(start..stop) {
+                self.store.disk().read_exact_at(part, below)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns all contents of a file of at most `limit` bytes, or `None` when it has more.
+    pub(super) fn contents(&self, inode: &Inode, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+        let Some(size) = usize::try_from(inode.size()).ok().filter(|_| inode.size() <= limit) else { return Ok(None) };
+        if size == 0 {
+            return Ok(Some(Vec::new()));
+        }
+        let tree = self.tree(inode)?;
+        let mut bytes = Vec::new();
+        if bytes.try_reserve_exact(size).is_err() {
+            return Ok(None);
+        }
+        bytes.resize(size, 0);
+        self.read_at(&tree.extents, &mut bytes, 0)?;
+        Ok(Some(bytes))
+    }
+
+    /// Returns the text of a symbolic link.
+    pub(super) fn link_target(&self, inode: &Inode) -> Result<Vec<u8>, Error> {
+        let bad = || corrupt(format!("inode {}", inode.number), "a link has 1 to 4095 bytes");
+        let size = usize::try_from(inode.size()).ok().filter(|size| (1..=4095).contains(size)).ok_or_else(bad)?;
+        if is_fast_link(inode) {
+            return Ok(inode.raw.i_block.get(..size).ok_or_else(bad)?.to_vec());
+        }
+        self.contents(inode, 4095)?.ok_or_else(bad)
+    }
+
+    /// Returns the blocks of a folder, by their index in it.
+    pub(super) fn folder_blocks(&self, folder: &Inode) -> Result<Vec<(u32, u64)>, Error> {
+        let extents = self.tree(folder)?.extents;
+        let size = folder.size();
+        let blocks = size.div_ceil(u64::from(self.layout().block_size));
+        let mapped: u64 = extents.iter().map(|extent| u64::from(extent.len)).sum();
+        if mapped > MAX_FOLDER_BLOCKS {
+            return Err(refused(format!("has a folder, inode {}, of more than {MAX_FOLDER_BLOCKS} blocks", folder.number)));
+        }
+        let runs = extents.iter().filter(|extent| !extent.unwritten).flat_map(|extent| {
+            let logical = extent.logical..=extent.logical.saturating_add(extent.len.saturating_sub(1));
+            logical.zip(extent.physical..)
+        });
+        Ok(runs.take_while(|(logical, _)| u64::from(*logical) < blocks).collect())
+    }
+
+    /// Returns the bytes of a block of a folder, its checksum checked.
+    pub(super) fn folder_block(&self, folder: &Inode, block: u64) -> Result<std::sync::Arc<[u8]>, Error> {
+        let bytes = self.store.block(block)?;
+        // Blocks of an index have a checksum of their own kind, which the index checks.
+        let checked = self.layout().has_metadata_csum() && !folder.has_flag(INDEX_FLAG);
+        if checked && !is_sealed(&bytes, folder.checksum_seed(self.layout())) {
+            return Err(corrupt(format!("folder {}", folder.number), "the checksum of a block matches its bytes"));
+        }
+        Ok(bytes)
+    }
+
+    /// Returns the inode that `name` means in a folder.
+    pub(super) fn lookup(&self, folder: &Inode, name: &[u8]) -> Result<Option<u32>, Error> {
+        for (_, block) in self.folder_blocks(folder)? {
+            let bytes = self.folder_block(folder, block)?;
+            let records = records(&bytes, folder.number)?;
+            if let Some(found) = records.iter().find(|record| record.inode != 0 && record.name == name) {
+                return Ok(Some(found.inode));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the names in a folder but `.` and `..`, in stored order.
+    pub(super) fn entries(&self, folder: &Inode) -> Result<Vec<DirEntry>, Error> {
+        let mut entries = Vec::new();
+        for (_, block) in self.folder_blocks(folder)? {
+            let bytes = self.folder_block(folder, block)?;
+            for record in records(&bytes, folder.number)? {
+                if record.inode == 0 || record.name == b"." || record.name == b".." {
+                    continue;
+                }
+                let kind = match kind_of(record.file_type) {
+                    Some(kind) => kind,
+                    None => self.inode(record.inode)?.kind()?,
+                };
+                entries.push(DirEntry { name: record.name.to_vec(), kind, inode: u64::from(record.inode) });
+            }
+        }
+        Ok(entries)
+    }
+}
+
+/// Returns whether the text of a link is in its inode.
+pub(super) fn is_fast_link(inode: &Inode) -> bool {
+    inode.size() < 60 && !inode.has_flag(EXTENTS_FLAG) && !inode.has_flag(INLINE_DATA_FLAG)
+}
+
+/// Returns whether an inode of this kind has extents.
+pub(super) fn has_tree(inode: &Inode, kind: FileKind) -> bool {
+    match kind {
+        FileKind::File | FileKind::Directory => true,
+        FileKind::Symlink => !is_fast_link(inode),
+        _ => false,
+    }
+}
+
+/// The most blocks of a folder that are read.
+const MAX_FOLDER_BLOCKS: u64 = 1 << 17;

@@ -5,6 +5,9 @@
 //! context    everything that is taken from outside, in one value made at the program's edge
 //! error      what a command can fail with, and the program's exit status
 //! machine    machines on disk: their records, and the folder in which one comes to be
+//! store      base images on disk, by name
+//! domain     the description of a virtual machine, for libvirt and for QEMU
+//! hypervisor what runs a domain: libvirt, or QEMU itself
 //! output  progress  size  tool  interrupt   what commands share
 //! ```
 #![cfg_attr(
@@ -33,6 +36,7 @@ pub mod output;
 pub mod progress;
 pub mod publish;
 pub mod size;
+pub mod store;
 pub mod time;
 pub mod tool;
 

@@ -20,5 +20,5 @@ mod staging;
 pub use identity::FileIdentity;
 pub use name::{MachineName, NameError};
 pub use record::{BaseRecord, DiskRecord, GuestRecord, Machine, RECORD_FILE, SeedRecord, State};
-pub use root::Root;
+pub use root::{Root, RootArgs};
 pub use staging::{Staging, remove_leftovers};

@@ -4,12 +4,44 @@ use std::path::{Path, PathBuf};
 
 use super::name::STORE_FOLDER;
 use super::{Machine, MachineName, RECORD_FILE};
+use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 
-/// The folder of all machines: `--root`, `$VMIMG_ROOT`, else `/var/lib/vmimg` for root and `$XDG_DATA_HOME/vmimg` otherwise.
+/// The folder of all machines and of the image store.
 #[derive(Clone, Debug)]
 pub struct Root {
     path: PathBuf,
+}
+
+/// The option of every command that works on machines or the image store.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct RootArgs {
+    /// The folder of machines and images [default: $VMIMG_ROOT]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+}
+
+impl RootArgs {
+    /// Returns the root that the option, the environment or the user's own folder name, in this order.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`] for an ordinary user without a home folder, when nothing else names a root.
+    pub fn open(&self, context: &Context) -> Result<Root, CommandError> {
+        let named = self.root.as_deref().or_else(|| context.variable("VMIMG_ROOT").map(Path::new));
+        if let Some(path) = named {
+            return Ok(Root::new(context.absolute(path)));
+        }
+        if context.is_root() {
+            return Ok(Root::new(PathBuf::from("/var/lib/vmimg")));
+        }
+        let data = context.variable("XDG_DATA_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
+        match data.or_else(|| context.home().map(|home| home.join(".local/share"))) {
+            Some(data) => Ok(Root::new(data.join("vmimg"))),
+            None => Err(CommandError::new(ErrorKind::Usage, "there is no folder for machines: HOME is not set")
+                .hint("`--root` or VMIMG_ROOT names one")),
+        }
+    }
 }
 
 impl Root {

@@ -23,4 +23,5 @@
 
 pub mod block;
 pub mod fs;
+pub mod partition;
 pub mod storage;

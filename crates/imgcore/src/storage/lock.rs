@@ -19,8 +19,8 @@ use super::FileDisk;
 /// A lock on an image, released when it is dropped.
 #[derive(Debug)]
 pub struct Lock {
-    /// The open file that holds it; closing it releases the lock.
-    _file: File,
+    file: File,
+    taken: &'static [i64],
 }
 
 /// What a lock is for.
@@ -35,8 +35,8 @@ pub enum LockKind {
 impl Lock {
     /// Locks the image in `disk` against QEMU and other users of its locks; nobody waits.
     ///
-    /// On a file system without locks this does nothing, as in QEMU. The lock belongs to the open file: it lasts until both this
-    /// value and `disk` are dropped.
+    /// On a file system without locks this does nothing, as in QEMU. Take one lock at a time through one `disk`: they share its
+    /// open file.
     ///
     /// # Errors
     ///
@@ -49,24 +49,31 @@ impl Lock {
             LockKind::Read => (READ, CONTRARY_TO_READ),
             LockKind::Write => (WRITE, CONTRARY_TO_WRITE),
         };
+        let lock = Self { file, taken };
         for byte in taken {
-            match ofd::lock_shared(&file, *byte) {
+            match ofd::lock_shared(&lock.file, *byte) {
                 Ok(()) => {}
-                Err(error) if without_locks(&error) => return Ok(Self { _file: file }),
+                Err(error) if without_locks(&error) => return Ok(lock),
                 Err(error) => return Err(cannot(error)),
             }
         }
         for byte in contrary {
-            if ofd::is_locked_elsewhere(&file, *byte).map_err(cannot)? {
-                for byte in taken {
-                    ofd::unlock(&file, *byte).map_err(cannot)?;
-                }
+            if ofd::is_locked_elsewhere(&lock.file, *byte).map_err(cannot)? {
                 let what = if *byte == HELD + WRITING || *byte == HELD + RESIZING { "writes to" } else { "uses" };
                 let message = format!("another program {what} `{}`", disk.path().display());
                 return Err(Error::new(ErrorKind::InUse, message));
             }
         }
-        Ok(Self { _file: file })
+        Ok(lock)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        for byte in self.taken {
+            // Closing the file, which follows, releases what is left.
+            let _left = ofd::unlock(&self.file, *byte);
+        }
     }
 }
 

@@ -1,0 +1,4 @@
+//! Do other programs agree: what they wrote is read, what vmimg wrote they judge.
+
+mod lock;
+mod partition;

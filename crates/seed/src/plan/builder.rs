@@ -119,10 +119,6 @@ impl<'a> Builder<'a> {
         self.notes.push(Note::Warning(text.into()));
     }
 
-    pub(super) fn has_edits(&self) -> bool {
-        !self.edits.is_empty()
-    }
-
     /// Returns whether a new file got no label although the guest wants one.
     pub(super) fn needs_relabel(&self) -> bool {
         self.labels.missed()

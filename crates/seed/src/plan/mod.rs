@@ -2,21 +2,33 @@
 
 mod accounts;
 mod builder;
+mod describe;
 mod error;
 mod files;
+mod hostname;
+mod identity;
 mod labels;
 mod lines;
 mod material;
+mod minion;
+mod minion_config;
+mod minion_service;
 mod planned;
 mod seed;
 mod skeleton;
+mod ssh_keys;
 
+#[cfg(test)]
+mod tests;
+
+pub use describe::Step;
 pub use error::Error;
 pub use material::{HostKey, KeyPair, Material, RandomSeed};
 pub use planned::{MinionKey, Note, Planned};
 pub use seed::{HostKeys, Leftovers, MachineId, Secret, Seed, SeedFile, SeedMinion, SeedUser};
 
 use builder::Builder;
+use imgcore::fs::Attributes;
 use labels::Labels;
 
 use crate::guest::{Guest, Tree};
@@ -30,5 +42,16 @@ pub fn plan(guest: &Guest, tree: &Tree, seed: &Seed, material: &Material) -> Res
     let mut builder = Builder::new(tree, Labels::read(tree, guest.selinux.as_ref())?);
     let accounts = accounts::plan(&mut builder, seed, material)?;
     files::plan(&mut builder, seed, material, &accounts.users, &accounts.groups)?;
-    Ok(builder.finish())
+    hostname::plan(&mut builder, guest, seed)?;
+    identity::machine_id(&mut builder, guest, seed)?;
+    identity::timezone(&mut builder, seed)?;
+    identity::random_seed(&mut builder, guest, material)?;
+    ssh_keys::plan(&mut builder, guest, seed, &accounts.users)?;
+    let known_hosts = identity::host_keys(&mut builder, guest, seed, material)?;
+    let minion = minion::plan(&mut builder, guest, seed, material)?;
+    if builder.needs_relabel() {
+        builder.write("/.autorelabel", Vec::new().into(), Attributes::root(0o644))?;
+        builder.info("some new files have no SELinux label by the guest's policy; it labels all files at its first boot");
+    }
+    Ok(Planned { known_hosts, minion, ..builder.finish() })
 }

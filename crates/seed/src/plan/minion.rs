@@ -1,0 +1,154 @@
+use imgcore::fs::Attributes;
+use serde_json::{Map, Value};
+
+use super::builder::Builder;
+use super::minion_config::{Config, DropIns, yaml};
+use super::{Error, Leftovers, Material, MinionKey, Seed, SeedMinion, minion_service};
+use crate::guest::{self, Guest, SMALL};
+
+/// Plans the preseed of the Salt minion and returns what its master has to know.
+pub(super) fn plan(
+    builder: &mut Builder<'_>,
+    guest: &Guest,
+    seed: &Seed,
+    material: &Material,
+) -> Result<Option<MinionKey>, Error> {
+    let Some(minion) = &seed.minion else { return Ok(None) };
+    let id = id(seed, minion)?;
+    let ours = wanted(minion, &id);
+    let config = configuration(builder, &ours)?;
+    grains(builder, minion)?;
+    builder.write("/etc/salt/minion_id", format!("{id}\n").as_str().into(), Attributes::root(0o644))?;
+    let key = keys(builder, &config, &id, material)?;
+    if minion.leftovers == Leftovers::Clear {
+        let pki = config.pki_dir();
+        for path in [format!("{pki}/minion_master.pub"), "/var/cache/salt/minion".to_owned()] {
+            match builder.remove(&path) {
+                // What is in memory, or on another disk, did not come with the template.
+                Ok(_) | Err(Error::Guest(guest::Error::Mounted { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    minion_service::plan(builder, guest)?;
+    Ok(key)
+}
+
+/// Returns the minion id, checked to be a file name in a master's key folder.
+fn id(seed: &Seed, minion: &SeedMinion) -> Result<String, Error> {
+    let in_config = minion.config.get("id").and_then(Value::as_str).map(str::to_owned);
+    let given = minion.id.clone().or(in_config).or_else(|| seed.minion_id());
+    let id = given.ok_or_else(|| Error::Invalid {
+        what: "the minion id",
+        value: String::new(),
+        rule: "it is given, or follows from a host name".to_owned(),
+    })?;
+    // As Salt's own `valid_id`: no path leaves the key folder.
+    let bad = |character: char| matches!(character, '/' | '\\') || character.is_control() || character.is_whitespace();
+    if id.is_empty() || id.len() > 255 || id.starts_with('.') || id.contains(bad) {
+        return Err(Error::Invalid {
+            what: "the minion id",
+            value: id,
+            rule: "it is a file name of 1 to 255 bytes without `/`, `\\`, spaces and a leading dot".to_owned(),
+        });
+    }
+    Ok(id)
+}
+
+/// Returns what the seed says of the configuration.
+fn wanted(minion: &SeedMinion, id: &str) -> Map<String, Value> {
+    let mut ours = minion.config.clone();
+    ours.insert("id".to_owned(), Value::from(id));
+    match minion.master.as_slice() {
+        [] => {}
+        [one] => drop(ours.insert("master".to_owned(), Value::from(one.as_str()))),
+        many => drop(ours.insert("master".to_owned(), Value::from(many))),
+    }
+    if let Some(finger) = &minion.master_finger {
+        ours.insert("master_finger".to_owned(), Value::from(finger.as_str()));
+    }
+    ours
+}
+
+/// Plans the configuration, and a drop-in when others would override it.
+fn configuration(builder: &mut Builder<'_>, ours: &Map<String, Value>) -> Result<Config, Error> {
+    let mut config = match builder.read("/etc/salt/minion")?.map(|bytes| Config::decode(&bytes)) {
+        Some(Some(config)) => config,
+        None => Config::default(),
+        Some(None) => {
+            builder.warn("the guest's /etc/salt/minion is not understood; it is kept, and a drop-in written");
+            let drop_ins = DropIns::read(builder)?;
+            let mut config = Config::default();
+            drop_ins.apply(&mut config);
+            config.merge(ours);
+            write_drop_in(builder, &drop_ins, ours)?;
+            return Ok(config);
+        }
+    };
+    config.merge(ours);
+    builder.write("/etc/salt/minion", yaml(&config.values)?.into(), Attributes::root(0o644))?;
+    let drop_ins = DropIns::read(builder)?;
+    let overriding = drop_ins.overriding(ours);
+    drop_ins.apply(&mut config);
+    if overriding.is_empty() {
+        for name in drop_ins.own() {
+            builder.remove(&format!("/etc/salt/minion.d/{name}"))?;
+        }
+    } else {
+        builder.info(format!(
+            "the guest's {} would override the minion's configuration; a drop-in after it was added",
+            overriding.join(", ")
+        ));
+        config.merge(ours);
+        write_drop_in(builder, &drop_ins, ours)?;
+    }
+    Ok(config)
+}
+
+fn write_drop_in(builder: &mut Builder<'_>, drop_ins: &DropIns, ours: &Map<String, Value>) -> Result<(), Error> {
+    let (name, is_last) = drop_ins.last_name();
+    if !is_last {
+        builder.warn(format!("drop-ins after {name} may override the minion's configuration"));
+    }
+    builder.write(&format!("/etc/salt/minion.d/{name}"), yaml(ours)?.into(), Attributes::root(0o644))
+}
+
+fn grains(builder: &mut Builder<'_>, minion: &SeedMinion) -> Result<(), Error> {
+    if minion.grains.is_empty() {
+        return Ok(());
+    }
+    let before = builder.tree.read("/etc/salt/grains", SMALL)?;
+    let mut config = before.and_then(|bytes| Config::decode(&bytes)).unwrap_or_default();
+    config.merge(&minion.grains);
+    builder.write("/etc/salt/grains", yaml(&config.values)?.into(), Attributes::root(0o644))
+}
+
+fn keys(builder: &mut Builder<'_>, config: &Config, id: &str, material: &Material) -> Result<Option<MinionKey>, Error> {
+    let pki = config.pki_dir();
+    let (private, public) = (format!("{pki}/minion.pem"), format!("{pki}/minion.pub"));
+    let Some(pair) = &material.minion_key else {
+        builder.remove(&private)?;
+        builder.remove(&public)?;
+        builder.info(format!("the minion `{id}` makes its own key; accept it on its master"));
+        return Ok(None);
+    };
+    if pki.starts_with("/etc/salt/pki/") && !builder.exists("/etc/salt/pki/master")? {
+        builder.create_dir("/etc/salt/pki", Attributes::root(0o700))?;
+    }
+    builder.create_dir(&pki, Attributes::root(0o700))?;
+    let pem = pem("the minion's private key", pair.private.expose(), "PRIVATE KEY")?;
+    builder.write(&private, pem.as_str().into(), Attributes::root(0o400))?;
+    let pem = self::pem("the minion's public key", &pair.public, "PUBLIC KEY")?;
+    builder.write(&public, pem.as_str().into(), Attributes::root(0o644))?;
+    Ok(Some(MinionKey { id: id.to_owned(), public: pem }))
+}
+
+/// Returns a PEM text with plain line ends and one at the end: older masters compare keys byte by byte.
+fn pem(what: &'static str, text: &str, kind: &str) -> Result<String, Error> {
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    let text = text.trim();
+    if !text.starts_with("-----BEGIN ") || !text.ends_with(&format!("{kind}-----")) {
+        return Err(Error::Invalid { what, value: "…".to_owned(), rule: format!("it is a PEM text of a {kind}") });
+    }
+    Ok(format!("{text}\n"))
+}

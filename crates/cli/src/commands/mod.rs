@@ -1,6 +1,8 @@
 //! The commands: one file or folder each, with its arguments and what it does.
 
+pub mod domain;
 pub mod generate;
+pub mod store;
 
 use std::ffi::{OsStr, OsString};
 
@@ -24,6 +26,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 #[non_exhaustive]
 pub enum Command {
+    /// Base images by name: add, list, verify, remove
+    Store(store::Args),
+    /// Descriptions of virtual machines, for libvirt
+    Domain(domain::Args),
     /// Write man pages or shell completions
     Generate(generate::Args),
 }
@@ -35,6 +41,8 @@ pub enum Command {
 /// What the command failed with.
 pub fn run(command: Command, context: &Context) -> Result<(), CommandError> {
     match command {
+        Command::Store(args) => store::run(args, context),
+        Command::Domain(args) => domain::run(args, context),
         Command::Generate(args) => generate::run(args, context),
     }
 }
@@ -110,7 +118,7 @@ const TEMPLATE: &str = "\
 {before-help}Options:
 {options}{after-help}";
 
-const GROUPS: &[(&str, &[&str])] = &[("The program itself", &["generate"])];
+const GROUPS: &[(&str, &[&str])] = &[("Images and descriptions", &["store", "domain"]), ("The program itself", &["generate"])];
 
 const EXAMPLES: &str = "\
 `vmimg COMMAND --help` says more, with examples.

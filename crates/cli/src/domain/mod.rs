@@ -12,6 +12,7 @@ mod error;
 mod mac;
 mod probe;
 mod qemu;
+mod words;
 mod xml;
 
 use std::path::PathBuf;

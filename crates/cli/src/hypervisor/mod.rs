@@ -3,6 +3,7 @@
 //! Both do what libvirt's verbs mean: *define* makes a domain known and replaces its description, *start* runs it, *shutdown*
 //! asks the guest to end, *destroy* pulls the plug, *undefine* forgets the domain. None of them touches a disk's content.
 
+mod choice;
 mod folders;
 pub mod kvm;
 mod libvirt;
@@ -14,6 +15,7 @@ use std::fmt::Debug;
 
 use serde::Serialize;
 
+pub use self::choice::{AcceleratorChoice, accelerator};
 pub use self::libvirt::Libvirt;
 pub use self::qemu::Qemu;
 use crate::domain::Domain;

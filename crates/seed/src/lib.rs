@@ -16,4 +16,6 @@
 )]
 
 pub mod guest;
+pub mod identity;
+pub mod keys;
 pub mod plan;

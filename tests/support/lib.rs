@@ -4,5 +4,6 @@ pub mod disk;
 pub mod facts;
 pub mod host;
 pub mod libvirt;
+pub mod machine;
 pub mod sandbox;
 pub mod tool;

@@ -3,8 +3,9 @@ use serde_json::{Map, Value};
 
 use super::builder::Builder;
 use super::minion_config::{Config, DropIns, yaml};
+use super::minion_merge::merged;
 use super::{Error, Leftovers, Material, MinionKey, Seed, SeedMinion, minion_service};
-use crate::guest::{self, Guest, SMALL};
+use crate::guest::{self, Guest};
 
 /// Plans the preseed of the Salt minion and returns what its master has to know.
 pub(super) fn plan(
@@ -70,38 +71,33 @@ fn wanted(minion: &SeedMinion, id: &str) -> Map<String, Value> {
     ours
 }
 
-/// Plans the configuration, and a drop-in when others would override it.
+/// Plans the configuration, and a drop-in when others would override it or the file cannot be changed.
 fn configuration(builder: &mut Builder<'_>, ours: &Map<String, Value>) -> Result<Config, Error> {
-    let mut config = match builder.read("/etc/salt/minion")?.map(|bytes| Config::decode(&bytes)) {
-        Some(Some(config)) => config,
-        None => Config::default(),
-        Some(None) => {
-            builder.warn("the guest's /etc/salt/minion is not understood; it is kept, and a drop-in written");
-            let drop_ins = DropIns::read(builder)?;
-            let mut config = Config::default();
-            drop_ins.apply(&mut config);
-            config.merge(ours);
-            write_drop_in(builder, &drop_ins, ours)?;
-            return Ok(config);
-        }
-    };
-    config.merge(ours);
-    builder.write("/etc/salt/minion", yaml(&config.values)?.into(), Attributes::root(0o644))?;
+    let before = builder.read("/etc/salt/minion")?.unwrap_or_default();
+    let text = String::from_utf8(before).ok().and_then(|text| merged(&text, ours));
+    if let Some(text) = &text {
+        builder.write("/etc/salt/minion", text.as_str().into(), Attributes::root(0o644))?;
+    } else {
+        builder.warn("the guest's /etc/salt/minion cannot be changed line by line; it is kept, and a drop-in written");
+    }
+    let mut config = text.as_ref().and_then(|text| Config::decode(text.as_bytes())).unwrap_or_default();
     let drop_ins = DropIns::read(builder)?;
     let overriding = drop_ins.overriding(ours);
     drop_ins.apply(&mut config);
-    if overriding.is_empty() {
+    config.merge(ours);
+    if text.is_some() && overriding.is_empty() {
         for name in drop_ins.own() {
             builder.remove(&format!("/etc/salt/minion.d/{name}"))?;
         }
-    } else {
+        return Ok(config);
+    }
+    if !overriding.is_empty() {
         builder.info(format!(
             "the guest's {} would override the minion's configuration; a drop-in after it was added",
             overriding.join(", ")
         ));
-        config.merge(ours);
-        write_drop_in(builder, &drop_ins, ours)?;
     }
+    write_drop_in(builder, &drop_ins, ours)?;
     Ok(config)
 }
 
@@ -117,10 +113,15 @@ fn grains(builder: &mut Builder<'_>, minion: &SeedMinion) -> Result<(), Error> {
     if minion.grains.is_empty() {
         return Ok(());
     }
-    let before = builder.tree.read("/etc/salt/grains", SMALL)?;
-    let mut config = before.and_then(|bytes| Config::decode(&bytes)).unwrap_or_default();
-    config.merge(&minion.grains);
-    builder.write("/etc/salt/grains", yaml(&config.values)?.into(), Attributes::root(0o644))
+    let before = builder.read("/etc/salt/grains")?.unwrap_or_default();
+    let text = match String::from_utf8(before).ok().and_then(|text| merged(&text, &minion.grains)) {
+        Some(text) => text.into_bytes(),
+        None => {
+            builder.warn("the guest's /etc/salt/grains cannot be changed line by line; it is replaced");
+            yaml(&minion.grains)?
+        }
+    };
+    builder.write("/etc/salt/grains", text.into(), Attributes::root(0o644))
 }
 
 fn keys(builder: &mut Builder<'_>, config: &Config, id: &str, material: &Material) -> Result<Option<MinionKey>, Error> {

@@ -12,6 +12,7 @@ mod lines;
 mod material;
 mod minion;
 mod minion_config;
+mod minion_merge;
 mod minion_service;
 mod planned;
 mod seed;

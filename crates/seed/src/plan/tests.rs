@@ -1,4 +1,5 @@
 use imgcore::fs::{Attributes, Content, Edit};
+use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
 use super::{Error, HostKey, KeyPair, Material, Note, Planned, Secret, Seed, Step, plan};
 use crate::guest::fake::{FakeFiles, alpine, debian};
@@ -410,4 +411,29 @@ fn a_step_reads_as_a_line_and_hides_what_a_terminal_would_obey() {
     assert_eq!(Step::of(1, &edit).to_string(), "symlink        1:/etc/a\u{fffd}[2J -> b");
     let edit = Edit::Write { path: "/a".parse().unwrap(), content: Content::from("abc"), attributes: Attributes::root(0o600) };
     assert_eq!(Step::of(0, &edit).to_string(), "write          0:/a 0600 0:0 3 bytes sha256:ba7816bf8f01cfea");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_in_a_guest_s_files_are_planned_or_refused(
+        which in 0_usize..9,
+        bytes in prop::collection::vec(any::<u8>(), 0..120),
+        text in "([a-z#:/=*!+%-]{0,12}[ \t\n]){0,12}",
+        as_text in any::<bool>(),
+    ) {
+        let paths = [
+            "/etc/passwd", "/etc/shadow", "/etc/group", "/etc/fstab", "/usr/lib/os-release", "/etc/hosts", "/root/.ssh/authorized_keys",
+            "/etc/salt/minion", "/etc/login.defs",
+        ];
+        let content = if as_text { text.into_bytes() } else { bytes };
+        let tree = Tree::assemble(&[with_minion(debian()).file(paths[which], content).volume(1, "root")], None).unwrap();
+        if let Ok(guest) = Guest::inspect(&tree) {
+            let yaml = format!("hostname: a\nroot_keys: ['{ANA}']\nroot_password_hash: x\nusers: [{{name: eve, create: true, ssh_keys: ['{ANA}']}}]\nminion: {{}}");
+            if let Ok(plan) = plan(&guest, &tree, &seed(&yaml), &material()) {
+                plan.describe();
+            }
+        }
+    }
 }

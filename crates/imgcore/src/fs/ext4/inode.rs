@@ -102,7 +102,7 @@ impl Inode {
         let extra: RawInodeExtra = zerocopy::transmute!(extra_bytes);
         let inode = Self { number, raw, extra, tail: tail.to_vec() };
         let extra_size = inode.extra_isize();
-        if extra_size > tail.len() || (extra_size != 0 && extra_size < 4) || extra_size % 4 != 0 {
+        if extra_size > tail.len() || (extra_size != 0 && extra_size < 4) || !extra_size.is_multiple_of(4) {
             return Err(bad("its extra size is a multiple of 4 and fits the inode"));
         }
         if layout.has_metadata_csum() {
@@ -232,6 +232,11 @@ impl Inode {
     /// Returns the space that it takes, in 512-byte sectors, or in blocks when the `HUGE_FILE` flag is set.
     pub(super) fn blocks(&self) -> u64 {
         join(self.raw.i_blocks_lo.get(), u32::from(self.raw.l_i_blocks_high.get()))
+    }
+
+    /// Returns whether the space that it takes is counted in blocks.
+    pub(super) fn counts_blocks(&self) -> bool {
+        self.has_flag(HUGE_FILE_FLAG)
     }
 
     /// Stores the space that it takes, in 512-byte sectors.

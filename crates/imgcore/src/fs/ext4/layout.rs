@@ -68,11 +68,11 @@ impl Layout {
         let block_size = 1024_u32.checked_shl(log).filter(|_| log <= 6).ok_or_else(|| bad("a block has at most 64 KiB"))?;
         let bits = block_size.saturating_mul(8);
         let blocks_per_group = raw.s_blocks_per_group.get();
-        if blocks_per_group == 0 || blocks_per_group > bits || blocks_per_group % 8 != 0 {
+        if blocks_per_group == 0 || blocks_per_group > bits || !blocks_per_group.is_multiple_of(8) {
             return Err(bad("one block of bits describes a group, and its blocks are a multiple of 8"));
         }
         let blocks_count = raw.blocks_count();
-        if size / u64::from(block_size) < blocks_count {
+        if size.checked_div(u64::from(block_size)).is_none_or(|blocks| blocks < blocks_count) {
             return Err(bad("the device holds all blocks"));
         }
         let first_data_block = raw.s_first_data_block.get();
@@ -208,7 +208,7 @@ fn inode_geometry(raw: &RawSuperblock, block_size: u32) -> Result<(u32, u16), Er
         return Err(bad("an inode has a power of two bytes, at least 128 and at most a block"));
     }
     let inodes_per_group = raw.s_inodes_per_group.get();
-    if inodes_per_group == 0 || inodes_per_group > block_size.saturating_mul(8) || inodes_per_group % 8 != 0 {
+    if inodes_per_group == 0 || inodes_per_group > block_size.saturating_mul(8) || !inodes_per_group.is_multiple_of(8) {
         return Err(bad("one block of bits describes a group's inodes, and they are a multiple of 8"));
     }
     if raw.s_first_ino.get() < 11 || raw.s_first_ino.get() > inodes_per_group {

@@ -15,12 +15,16 @@
 //!
 //! Spec: the kernel's `Documentation/filesystems/ext4/`.
 
+mod acl;
+mod bitmap;
 mod checksum;
 mod dirent;
+mod edit;
 mod error;
 mod extent;
 mod feature;
 mod group;
+mod hash;
 mod inode;
 mod layout;
 mod reader;
@@ -30,6 +34,7 @@ mod superblock;
 mod volume;
 mod xattr;
 
+pub use edit::Editor;
 pub use reader::Ext4;
 
 /// A moment: seconds since 1970, which may be negative, and nanoseconds, below one billion.

@@ -1,0 +1,106 @@
+//! Access lists in their stored form: a version, then entries of tag and permissions, and a number for named users and groups.
+//!
+//! ```text
+//! | version, 4 | tag, 2 | permissions, 2 | tag, 2 | permissions, 2 | number, 4 | ...
+//! ```
+//!
+//! Spec: "POSIX ACLs".
+
+/// Returns a stored access list after its file's mode was set to `mode`.
+pub(super) fn with_mode(list: &[u8], mode: u16) -> Option<Vec<u8>> {
+    rewrite(list, |tag, permissions, has_mask| match tag {
+        USER_OBJ => mode >> 6 & 7,
+        MASK => mode >> 3 & 7,
+        GROUP_OBJ if !has_mask => mode >> 3 & 7,
+        OTHER => mode & 7,
+        _ => permissions,
+    })
+}
+
+/// Returns the access list that a new file gets from its folder's default list, and its mode, when it is made with `mode`.
+pub(super) fn inherited(list: &[u8], mode: u16) -> Option<(Vec<u8>, u16)> {
+    let list = rewrite(list, |tag, permissions, has_mask| match tag {
+        USER_OBJ => permissions & (mode >> 6 & 7),
+        MASK => permissions & (mode >> 3 & 7),
+        GROUP_OBJ if !has_mask => permissions & (mode >> 3 & 7),
+        OTHER => permissions & (mode & 7),
+        _ => permissions,
+    })?;
+    let entries = entries(&list)?;
+    let of = |tag: u16| entries.iter().find(|entry| entry.tag == tag).map(|entry| entry.permissions);
+    let group = of(MASK).or(of(GROUP_OBJ))?;
+    let bits = of(USER_OBJ)? << 6 | group << 3 | of(OTHER)?;
+    Some((list, mode & !0o777 | bits))
+}
+
+/// Returns whether a list says no more than a mode does.
+pub(super) fn is_plain(list: &[u8]) -> bool {
+    entries(list).is_some_and(|entries| entries.len() == 3)
+}
+
+struct Entry {
+    /// Where its permissions are stored.
+    at: usize,
+    tag: u16,
+    permissions: u16,
+}
+
+fn entries(list: &[u8]) -> Option<Vec<Entry>> {
+    let (version, mut rest) = list.split_first_chunk::<4>()?;
+    if u32::from_le_bytes(*version) != 1 {
+        return None;
+    }
+    let mut entries = Vec::new();
+    while let Some((head, behind)) = rest.split_first_chunk::<4>() {
+        let [a, b, c, d] = *head;
+        let tag = u16::from_le_bytes([a, b]);
+        let at = list.len().saturating_sub(behind.len()).saturating_sub(2);
+        entries.push(Entry { at, tag, permissions: u16::from_le_bytes([c, d]) & 7 });
+        rest = if tag == USER || tag == GROUP { behind.get(4..)? } else { behind };
+    }
+    rest.is_empty().then_some(entries)
+}
+
+fn rewrite(list: &[u8], new: impl Fn(u16, u16, bool) -> u16) -> Option<Vec<u8>> {
+    let entries = entries(list)?;
+    let has_mask = entries.iter().any(|entry| entry.tag == MASK);
+    let mut list = list.to_vec();
+    for entry in entries {
+        let permissions = new(entry.tag, entry.permissions, has_mask);
+        list.get_mut(entry.at..)?.get_mut(..2)?.copy_from_slice(&permissions.to_le_bytes());
+    }
+    Some(list)
+}
+
+const USER_OBJ: u16 = 1;
+const USER: u16 = 2;
+const GROUP_OBJ: u16 = 4;
+const GROUP: u16 = 8;
+const MASK: u16 = 16;
+const OTHER: u16 = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::{inherited, is_plain, with_mode};
+
+    /// `user::rwx, user:7:rw-, group::r-x, mask::rwx, other::r--`
+    const LIST: &[u8] = &[1, 0, 0, 0, 1, 0, 7, 0, 2, 0, 6, 0, 7, 0, 0, 0, 4, 0, 5, 0, 16, 0, 7, 0, 32, 0, 4, 0];
+
+    #[test]
+    fn the_group_bits_of_a_mode_are_the_mask() {
+        let list = with_mode(LIST, 0o640).unwrap();
+        assert_eq!(list, [1, 0, 0, 0, 1, 0, 6, 0, 2, 0, 6, 0, 7, 0, 0, 0, 4, 0, 5, 0, 16, 0, 4, 0, 32, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_new_file_gets_no_more_than_its_mode_and_the_default_list_allow() {
+        let (list, mode) = inherited(LIST, 0o4666).unwrap();
+        assert_eq!((mode, is_plain(&list)), (0o4664, false));
+        assert_eq!(list[18], 5, "the owning group keeps its bits below a mask");
+        let plain = [1, 0, 0, 0, 1, 0, 7, 0, 4, 0, 5, 0, 32, 0, 5, 0];
+        let (list, mode) = inherited(&plain, 0o644).unwrap();
+        assert_eq!((mode, is_plain(&list)), (0o644, true));
+        assert_eq!(inherited(&[2, 0, 0, 0], 0o644), None);
+        assert_eq!(with_mode(&LIST[..10], 0o644), None);
+    }
+}

@@ -1,0 +1,258 @@
+use std::ops::Range;
+
+use super::Editor;
+use crate::block::{BlockRead, BlockWrite};
+use crate::fs::Error;
+use crate::fs::ext4::bitmap::Bitmap;
+use crate::fs::ext4::error::corrupt;
+use crate::fs::ext4::group::{BLOCK_UNINIT, Group, INODE_UNINIT};
+use crate::fs::ext4::layout::Layout;
+use crate::fs::ext4::volume::Volume;
+
+/// A run of blocks: number of the first, and how many.
+pub(super) type Run = (u64, u32);
+
+impl<D: BlockRead> Editor<D> {
+    /// Returns the bitmap of a group's blocks; one that was never written is made from the layout.
+    fn block_map(&mut self, number: u32) -> Result<&mut Bitmap, Error> {
+        if !self.block_maps.contains_key(&number) {
+            let map = load_block_map(&self.volume, number)?;
+            self.block_maps.insert(number, map);
+        }
+        let missing = || corrupt(format!("group {number}"), "it has a block bitmap");
+        self.block_maps.get_mut(&number).ok_or_else(missing)
+    }
+
+    /// Takes `count` blocks, from `group` on where possible, in as few runs as first fit, then longest fit, gives.
+    pub(super) fn allocate(&mut self, group: u32, count: u64) -> Result<Vec<Run>, Error> {
+        let free = self.volume.raw.free_blocks_count();
+        if count > free {
+            return Err(Error::NoSpace(format!("{count} blocks are needed, {free} are free")));
+        }
+        let mut runs: Vec<Run> = Vec::new();
+        let (mut left, mut goal) = (count, group);
+        while left > 0 {
+            let wanted = u32::try_from(left).unwrap_or(u32::MAX).min(CHUNK);
+            let (found, range) = self.find(goal, wanted)?;
+            self.take(found, range.clone())?;
+            let start = self.volume.layout().group_start(found).saturating_add(u64::from(range.start));
+            let len = range.end.saturating_sub(range.start);
+            match runs.last_mut() {
+                Some((last, blocks)) if last.saturating_add(u64::from(*blocks)) == start => {
+                    *blocks = blocks.saturating_add(len);
+                }
+                _ => runs.push((start, len)),
+            }
+            left = left.saturating_sub(u64::from(len));
+            goal = found;
+        }
+        Ok(runs)
+    }
+
+    /// Takes one block.
+    pub(super) fn allocate_one(&mut self, group: u32) -> Result<u64, Error> {
+        let runs = self.allocate(group, 1)?;
+        runs.first().map(|(block, _)| *block).ok_or_else(|| Error::NoSpace("a block is needed".to_owned()))
+    }
+
+    /// Returns a run of at most `wanted` free blocks, at least one, and its group.
+    fn find(&mut self, goal: u32, wanted: u32) -> Result<(u32, Range<u32>), Error> {
+        let groups = self.volume.layout().groups;
+        let mut best = (0, 0..0);
+        for number in (goal..groups).chain(0..goal.min(groups)) {
+            let free = self.volume.group(number)?.free_blocks;
+            let most = self.longest_runs.get(&number).copied().unwrap_or(u32::MAX).min(free);
+            if most == 0 || (most < wanted && usize::try_from(most).unwrap_or(usize::MAX) <= best.1.len()) {
+                continue;
+            }
+            let count = self.volume.layout().group_blocks(number);
+            let run = self.block_map(number)?.find_run(wanted, count);
+            let len = run.end.saturating_sub(run.start);
+            if len == wanted {
+                return Ok((number, run));
+            }
+            self.longest_runs.insert(number, len);
+            if run.len() > best.1.len() {
+                best = (number, run);
+            }
+        }
+        if best.1.is_empty() {
+            return Err(corrupt("block bitmaps", "they have as many free blocks as the superblock says"));
+        }
+        Ok(best)
+    }
+
+    fn take(&mut self, number: u32, range: Range<u32>) -> Result<(), Error> {
+        let start = self.volume.layout().group_start(number).saturating_add(u64::from(range.start));
+        let len = range.end.saturating_sub(range.start);
+        if self.is_system(start, len) {
+            return Err(corrupt(format!("block bitmap of group {number}"), "bitmaps and tables are in use"));
+        }
+        self.block_map(number)?.set(range, true);
+        self.count_blocks(number, |count| count.checked_sub(u64::from(len)))
+    }
+
+    /// Gives blocks back.
+    pub(super) fn free(&mut self, run: Run) -> Result<(), Error> {
+        let (mut start, mut left) = run;
+        let bad = |block: u64| corrupt(format!("block {block}"), "a block of one file is in use, and not by the layout");
+        if self.is_system(start, left) {
+            return Err(bad(start));
+        }
+        while left > 0 {
+            let (group, index) = self.volume.layout().group_of_block(start).ok_or_else(|| bad(start))?;
+            let len = self.volume.layout().group_blocks(group).saturating_sub(index).min(left);
+            let range = index..index.saturating_add(len);
+            let map = self.block_map(group)?;
+            if range.clone().any(|index| !map.get(index)) {
+                return Err(bad(start));
+            }
+            map.set(range, false);
+            self.longest_runs.remove(&group);
+            self.count_blocks(group, |count| count.checked_add(u64::from(len)))?;
+            for block in (start..).take(usize::try_from(len).unwrap_or(usize::MAX)) {
+                self.volume.store.forget(block);
+            }
+            start = start.saturating_add(u64::from(len));
+            left = left.saturating_sub(len);
+        }
+        Ok(())
+    }
+
+    /// Changes the free counts of a group and of the whole file system.
+    fn count_blocks(&mut self, number: u32, change: impl Fn(u64) -> Option<u64>) -> Result<(), Error> {
+        let bad = || corrupt(format!("group {number}"), "its free blocks are those of its bitmap");
+        let total = change(self.volume.raw.free_blocks_count()).ok_or_else(bad)?;
+        self.volume.raw.set_free_blocks_count(total);
+        let group = self.group_mut(number)?;
+        let count = change(u64::from(group.free_blocks)).and_then(|count| u32::try_from(count).ok());
+        group.free_blocks = count.ok_or_else(bad)?;
+        group.flags &= !BLOCK_UNINIT;
+        Ok(())
+    }
+
+    /// Returns a group's descriptor, to be changed.
+    pub(super) fn group_mut(&mut self, number: u32) -> Result<&mut Group, Error> {
+        self.touched.insert(number);
+        self.changed = true;
+        let group = usize::try_from(number).ok().and_then(|number| self.volume.groups.get_mut(number));
+        group.ok_or_else(|| corrupt(format!("group {number}"), "it exists"))
+    }
+
+    /// Makes the block bitmap of a group one that is written.
+    pub(super) fn materialize(&mut self, number: u32) -> Result<(), Error> {
+        if self.volume.group(number)?.has(BLOCK_UNINIT) {
+            self.block_map(number)?;
+            self.group_mut(number)?.flags &= !BLOCK_UNINIT;
+        }
+        Ok(())
+    }
+
+    fn is_system(&self, start: u64, len: u32) -> bool {
+        let end = start.saturating_add(u64::from(len));
+        let at = self.system.partition_point(|(_, until)| *until <= start);
+        self.system.get(at).is_some_and(|(from, _)| *from < end)
+    }
+}
+
+impl<D: BlockWrite> Editor<D> {
+    /// Writes the bitmaps of changed groups and puts their checksums into the descriptors.
+    pub(super) fn write_maps(&mut self) -> Result<(), Error> {
+        let layout = *self.volume.layout();
+        for number in self.touched.clone() {
+            let group = self.volume.group(number)?;
+            let (blocks, inodes) = (!group.has(BLOCK_UNINIT), !group.has(INODE_UNINIT));
+            if let Some(map) = self.block_maps.remove(&number).filter(|_| blocks) {
+                let covered = map.bytes().get(..bytes_of(layout.blocks_per_group)).unwrap_or_default();
+                let group = self.group_mut(number)?;
+                if layout.has_metadata_csum() {
+                    group.block_bitmap_csum = Group::bitmap_csum(&layout, covered);
+                }
+                let block = group.block_bitmap;
+                self.volume.store.write(block, map.bytes().to_vec());
+            }
+            if let Some(map) = self.inode_maps.remove(&number).filter(|_| inodes) {
+                let covered = map.bytes().get(..bytes_of(layout.inodes_per_group)).unwrap_or_default();
+                let group = self.group_mut(number)?;
+                if layout.has_metadata_csum() {
+                    group.inode_bitmap_csum = Group::bitmap_csum(&layout, covered);
+                }
+                let block = group.inode_bitmap;
+                self.volume.store.write(block, map.bytes().to_vec());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the checked bitmap of a group's blocks.
+pub(in crate::fs::ext4) fn load_block_map<D: BlockRead>(volume: &Volume<D>, number: u32) -> Result<Bitmap, Error> {
+    let layout = volume.layout();
+    let group = volume.group(number)?;
+    let count = layout.group_blocks(number);
+    let bad = |rule: &str| corrupt(format!("block bitmap of group {number}"), rule);
+    let map = if group.has(BLOCK_UNINIT) {
+        fresh_block_map(layout, group, number)
+    } else {
+        let bytes = volume.store.block(group.block_bitmap)?.to_vec();
+        let covered = bytes.get(..bytes_of(layout.blocks_per_group)).unwrap_or_default();
+        if layout.has_metadata_csum() && Group::bitmap_csum(layout, covered) != group.block_bitmap_csum {
+            return Err(bad("its checksum matches its bytes"));
+        }
+        Bitmap::new(bytes)
+    };
+    if map.count_free(count) != group.free_blocks {
+        return Err(bad("it has as many free blocks as the group descriptor says"));
+    }
+    Ok(map)
+}
+
+/// Returns the bitmap of a group in which nothing but the layout is in use.
+pub(in crate::fs::ext4) fn fresh_block_map(layout: &Layout, group: &Group, number: u32) -> Bitmap {
+    let mut map = Bitmap::empty(layout.block_bytes(), layout.group_blocks(number));
+    map.set(0..u32::try_from(layout.overhead_before_bitmaps(number)).unwrap_or(u32::MAX), true);
+    let table = u64::from(layout.inode_table_blocks());
+    for (start, len) in [(group.block_bitmap, 1), (group.inode_bitmap, 1), (group.inode_table, table)] {
+        for block in start..start.saturating_add(len) {
+            if let Some((_, index)) = layout.group_of_block(block).filter(|(owner, _)| *owner == number) {
+                map.set(index..index.saturating_add(1), true);
+            }
+        }
+    }
+    map
+}
+
+/// Returns the blocks of the layout as joined runs, start to end, ascending.
+pub(super) fn system_blocks<D: BlockRead>(volume: &Volume<D>) -> Result<Vec<(u64, u64)>, Error> {
+    let layout = volume.layout();
+    let table = u64::from(layout.inode_table_blocks());
+    let mut runs = Vec::new();
+    for number in 0..layout.groups {
+        let group = volume.group(number)?;
+        let start = layout.group_start(number);
+        runs.push((start, start.saturating_add(layout.overhead_before_bitmaps(number))));
+        runs.push((group.block_bitmap, group.block_bitmap.saturating_add(1)));
+        runs.push((group.inode_bitmap, group.inode_bitmap.saturating_add(1)));
+        runs.push((group.inode_table, group.inode_table.saturating_add(table)));
+    }
+    runs.sort_unstable();
+    let mut joined: Vec<(u64, u64)> = Vec::new();
+    for (start, end) in runs.into_iter().filter(|(start, end)| start < end) {
+        match joined.last_mut() {
+            Some((_, until)) if *until == start => *until = end,
+            Some((_, until)) if *until > start => {
+                return Err(corrupt(format!("block {start}"), "no two bitmaps or tables share it"));
+            }
+            _ => joined.push((start, end)),
+        }
+    }
+    Ok(joined)
+}
+
+/// Returns the bytes that hold `bits`.
+pub(in crate::fs::ext4) fn bytes_of(bits: u32) -> usize {
+    usize::try_from(bits.div_ceil(8)).unwrap_or(usize::MAX)
+}
+
+/// The most blocks that are looked for in one piece: longer ones join when they follow each other.
+const CHUNK: u32 = 8192;

@@ -1,0 +1,154 @@
+use super::Editor;
+use crate::block::{BlockRead, BlockWrite, ByteRange, extents};
+use crate::fs::ext4::extent::{FileExtent, MAX_LEN, encode_tree, nodes_needed};
+use crate::fs::ext4::feature::{HUGE_FILE, LARGE_FILE};
+use crate::fs::ext4::inode::{EXTENTS_FLAG, Inode};
+use crate::fs::{Content, Error};
+
+impl<D: BlockWrite> Editor<D> {
+    /// Gives a file new contents, in blocks from `group` on. The inode is not saved.
+    pub(super) fn store_contents(&mut self, inode: &mut Inode, content: &Content, group: u32) -> Result<(), Error> {
+        let size = content.len();
+        let block_size = u64::from(self.volume.layout().block_size);
+        if size.div_ceil(block_size) >= u64::from(u32::MAX) {
+            return Err(self.unrepresentable("a file has fewer than 2^32 blocks"));
+        }
+        let mut all = Vec::new();
+        for (first, last) in data_blocks(content, block_size)? {
+            let mut logical = first;
+            for (start, len) in self.allocate(group, last.saturating_sub(first))? {
+                push_run(&mut all, logical, start, len);
+                self.copy(content, logical, start, len)?;
+                logical = logical.saturating_add(u64::from(len));
+            }
+        }
+        inode.set_size(size);
+        if size > LARGEST_SMALL_FILE {
+            let features = self.volume.raw.s_feature_ro_compat.get();
+            self.volume.raw.s_feature_ro_compat.set(features | LARGE_FILE);
+        }
+        self.store_tree(inode, &all, group)
+    }
+
+    /// Gives a file these extents. The inode, whose tree had no blocks of its own, is not saved.
+    pub(super) fn store_tree(&mut self, inode: &mut Inode, all: &[FileExtent], group: u32) -> Result<(), Error> {
+        let layout = *self.volume.layout();
+        let needed = nodes_needed(all.len(), layout.block_bytes());
+        let mut nodes = Vec::new();
+        for (start, len) in self.allocate(group, u64::try_from(needed).unwrap_or(u64::MAX))? {
+            nodes.extend(start..start.saturating_add(u64::from(len)));
+        }
+        let seed = layout.has_metadata_csum().then(|| inode.checksum_seed(&layout));
+        let tree = encode_tree(all, &nodes, layout.block_bytes(), seed);
+        inode.raw.i_block = tree.root;
+        inode.set_flag(EXTENTS_FLAG, true);
+        for (block, bytes) in tree.nodes {
+            self.volume.store.write(block, bytes);
+        }
+        let data: u64 = all.iter().map(|extent| u64::from(extent.len)).sum();
+        let blocks = data
+            .saturating_add(u64::try_from(nodes.len()).unwrap_or(u64::MAX))
+            .saturating_add(u64::from(inode.xattr_block() != 0));
+        let sectors = blocks.saturating_mul(u64::from(layout.block_size / 512));
+        if sectors > u64::from(u32::MAX) && !self.volume.raw.has_ro_compat(HUGE_FILE) {
+            return Err(self.unrepresentable("a file of 2 TiB needs the feature `huge_file`"));
+        }
+        inode.set_sectors(sectors);
+        Ok(())
+    }
+
+    /// Gives the blocks of a file's contents and of its tree back. The inode is not saved.
+    pub(super) fn free_contents(&mut self, inode: &mut Inode) -> Result<(), Error> {
+        let tree = self.volume.tree(inode)?;
+        for extent in tree.extents {
+            self.free((extent.physical, extent.len))?;
+        }
+        self.free_nodes(&tree.nodes)?;
+        self.store_tree(inode, &[], 0)
+    }
+
+    pub(super) fn free_nodes(&mut self, nodes: &[u64]) -> Result<(), Error> {
+        nodes.iter().try_for_each(|node| self.free((*node, 1)))
+    }
+
+    /// Copies the blocks of `content` from the `logical` one on into `len` blocks at `start`, piece by piece; what lies behind
+    /// the end of the contents is zeros.
+    fn copy(&mut self, content: &Content, logical: u64, start: u64, len: u32) -> Result<(), Error> {
+        let block_size = u64::from(self.volume.layout().block_size);
+        let mut from = logical.saturating_mul(block_size);
+        let mut to = self.volume.store.offset(start)?;
+        let mut left = u64::from(len).saturating_mul(block_size);
+        let size = content.len();
+        let mut buffer = vec![0; usize::try_from(left.min(PIECE)).unwrap_or(usize::MAX)];
+        while left > 0 {
+            let piece = left.min(PIECE);
+            let whole = buffer.get_mut(..usize::try_from(piece).unwrap_or(usize::MAX)).unwrap_or_default();
+            let stored = usize::try_from(size.saturating_sub(from).min(piece)).unwrap_or(usize::MAX);
+            let (bytes, padding) = whole.split_at_mut(stored.min(whole.len()));
+            padding.fill(0);
+            match content {
+                Content::Disk(disk) => disk.read_exact_at(bytes, from)?,
+                Content::Bytes(all) => {
+                    let at = usize::try_from(from).unwrap_or(usize::MAX);
+                    bytes.copy_from_slice(all.get(at..).and_then(|rest| rest.get(..bytes.len())).unwrap_or_default());
+                }
+            }
+            self.volume.store.disk_mut().write_all_at(whole, to)?;
+            from = from.saturating_add(piece);
+            to = to.saturating_add(piece);
+            left = left.saturating_sub(piece);
+        }
+        self.changed = true;
+        Ok(())
+    }
+}
+
+/// Returns the runs of blocks that hold data, first and the one behind the last, joined where they meet.
+fn data_blocks(content: &Content, block_size: u64) -> Result<Vec<(u64, u64)>, Error> {
+    let size = content.len();
+    let Content::Disk(disk) = content else {
+        return Ok(if size == 0 { Vec::new() } else { vec![(0, size.div_ceil(block_size))] });
+    };
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for extent in extents(disk, ByteRange::new(0, size).unwrap_or_default()) {
+        let extent = extent?;
+        if extent.reads_as_zeros() {
+            continue;
+        }
+        let first = extent.range.start().checked_div(block_size).unwrap_or_default();
+        let last = extent.range.end().div_ceil(block_size);
+        match runs.last_mut() {
+            Some((_, end)) if *end >= first => *end = last.max(*end),
+            _ => runs.push((first, last)),
+        }
+    }
+    Ok(runs)
+}
+
+/// Adds a run of blocks to a file's extents: to the last one where it continues it.
+pub(super) fn push_run(all: &mut Vec<FileExtent>, mut logical: u64, mut physical: u64, mut len: u32) {
+    let most = u32::from(MAX_LEN);
+    if let Some(last) = all.last_mut() {
+        let follows = last.logical_end() == logical && last.physical.saturating_add(u64::from(last.len)) == physical;
+        if follows && !last.unwritten {
+            let more = most.saturating_sub(last.len).min(len);
+            last.len = last.len.saturating_add(more);
+            logical = logical.saturating_add(u64::from(more));
+            physical = physical.saturating_add(u64::from(more));
+            len = len.saturating_sub(more);
+        }
+    }
+    while len > 0 {
+        let piece = len.min(most);
+        let first = u32::try_from(logical).unwrap_or(u32::MAX);
+        all.push(FileExtent { logical: first, physical, len: piece, unwritten: false });
+        logical = logical.saturating_add(u64::from(piece));
+        physical = physical.saturating_add(u64::from(piece));
+        len = len.saturating_sub(piece);
+    }
+}
+
+/// Bytes that are copied at a time.
+const PIECE: u64 = 1 << 20;
+/// Above this, the feature `large_file` is needed.
+const LARGEST_SMALL_FILE: u64 = 0x7FFF_FFFF;

@@ -1,0 +1,188 @@
+use super::Editor;
+use super::contents::push_run;
+use crate::block::{BlockRead, BlockWrite};
+use crate::fs::Error;
+use crate::fs::ext4::dirent::{
+    Record, TYPE_DIRECTORY, put_record, record_len, records, records_end, seal, set_record_inode, set_record_len,
+};
+use crate::fs::ext4::error::corrupt;
+use crate::fs::ext4::feature::DIR_NLINK;
+use crate::fs::ext4::inode::{INDEX_FLAG, Inode};
+
+/// A name to be put into a folder.
+#[derive(Clone, Debug)]
+pub(super) struct Name {
+    pub(super) bytes: Vec<u8>,
+    pub(super) inode: u32,
+    pub(super) file_type: u8,
+}
+
+impl<D: BlockWrite> Editor<D> {
+    /// Puts a name that is not there yet into folder `number`.
+    pub(super) fn insert_name(&mut self, number: u32, name: &Name) -> Result<(), Error> {
+        let mut folder = self.volume.inode(number)?;
+        self.check_changeable(&folder)?;
+        if folder.has_flag(INDEX_FLAG) {
+            self.insert_indexed(&mut folder, name)?;
+        } else {
+            self.insert_linear(&mut folder, name)?;
+        }
+        self.touch(&mut folder)?;
+        self.save(&folder)
+    }
+
+    fn insert_linear(&mut self, folder: &mut Inode, name: &Name) -> Result<(), Error> {
+        for (_, block) in self.volume.folder_blocks(folder)? {
+            let bytes = self.volume.folder_block(folder, block)?;
+            if let Some(bytes) = self.with_name(folder, &bytes, name)? {
+                self.volume.store.write(block, bytes);
+                return Ok(());
+            }
+        }
+        let (_, block) = self.append_block(folder)?;
+        let bytes = self.packed(folder, std::slice::from_ref(name));
+        self.volume.store.write(block, bytes);
+        Ok(())
+    }
+
+    /// Returns a block of a folder with `name` in its slack, or `None` when there is too little.
+    pub(super) fn with_name(&self, folder: &Inode, block: &[u8], name: &Name) -> Result<Option<Vec<u8>>, Error> {
+        let needed = record_len(name.bytes.len());
+        let end = self.records_end();
+        let slack = |record: &Record<'_>| record.len.min(end.saturating_sub(record.offset)).saturating_sub(record.used());
+        let all = records(block, folder.number)?;
+        let Some(record) = all.iter().find(|record| record.offset < end && slack(record) >= needed) else { return Ok(None) };
+        let mut bytes = block.to_vec();
+        let used = record.used();
+        if used > 0 {
+            set_record_len(&mut bytes, record.offset, used);
+        }
+        let (offset, len) = (record.offset.saturating_add(used), record.len.saturating_sub(used));
+        put_record(&mut bytes, offset, len, name.inode, &name.bytes, name.file_type);
+        self.seal_leaf(folder, &mut bytes);
+        Ok(Some(bytes))
+    }
+
+    /// Returns a block of a folder with these names, which fit; the last record reaches to the end.
+    pub(super) fn packed(&self, folder: &Inode, names: &[Name]) -> Vec<u8> {
+        let end = self.records_end();
+        let mut bytes = vec![0; self.volume.layout().block_bytes()];
+        let mut at = 0_usize;
+        let mut rest = names.iter().peekable();
+        while let Some(name) = rest.next() {
+            let len = if rest.peek().is_some() { record_len(name.bytes.len()) } else { end.saturating_sub(at) };
+            put_record(&mut bytes, at, len, name.inode, &name.bytes, name.file_type);
+            at = at.saturating_add(len);
+        }
+        if names.is_empty() {
+            put_record(&mut bytes, 0, end, 0, b"", 0);
+        }
+        self.seal_leaf(folder, &mut bytes);
+        bytes
+    }
+
+    /// Adds a block to a folder and returns its index and its number; it has no contents yet.
+    pub(super) fn append_block(&mut self, folder: &mut Inode) -> Result<(u32, u64), Error> {
+        let group = self.group_of(folder);
+        let block_size = u64::from(self.volume.layout().block_size);
+        let index = folder.size().div_ceil(block_size);
+        let logical = u32::try_from(index).ok().filter(|index| *index < MAX_BLOCKS);
+        let logical = logical.ok_or_else(|| self.unrepresentable("the folder is too large"))?;
+        let tree = self.volume.tree(folder)?;
+        let near = tree.extents.last().and_then(|extent| self.volume.layout().group_of_block(extent.physical));
+        let block = self.allocate_one(near.map_or(group, |(near, _)| near))?;
+        self.free_nodes(&tree.nodes)?;
+        let mut all = tree.extents;
+        push_run(&mut all, index, block, 1);
+        self.store_tree(folder, &all, group)?;
+        folder.set_size(index.saturating_add(1).saturating_mul(block_size));
+        Ok((logical, block))
+    }
+
+    /// Takes a name out of folder `number`.
+    pub(super) fn remove_name(&mut self, number: u32, name: &[u8]) -> Result<(), Error> {
+        let mut folder = self.volume.inode(number)?;
+        self.check_changeable(&folder)?;
+        for (_, block) in self.volume.folder_blocks(&folder)? {
+            let bytes = self.volume.folder_block(&folder, block)?;
+            let all = records(&bytes, number)?;
+            let Some(at) = all.iter().position(|record| record.inode != 0 && record.name == name) else { continue };
+            let mut changed = bytes.to_vec();
+            let before = at.checked_sub(1).and_then(|at| all.get(at));
+            match (before, all.get(at)) {
+                (Some(before), Some(gone)) => set_record_len(&mut changed, before.offset, before.len.saturating_add(gone.len)),
+                (_, Some(gone)) => set_record_inode(&mut changed, gone.offset, 0),
+                _ => {}
+            }
+            self.seal_leaf(&folder, &mut changed);
+            self.volume.store.write(block, changed);
+            self.touch(&mut folder)?;
+            return self.save(&folder);
+        }
+        Err(corrupt(format!("folder {number}"), "a name that was found stays there"))
+    }
+
+    /// Gives a new folder its first block, with `.` and `..`. The inode is not saved.
+    pub(super) fn store_empty_folder(&mut self, folder: &mut Inode, parent: u32) -> Result<(), Error> {
+        let entry = |inode, name: &[u8]| Name { bytes: name.to_vec(), inode, file_type: TYPE_DIRECTORY };
+        let names = [entry(folder.number, b"."), entry(parent, b"..")];
+        let group = self.group_of(folder);
+        self.store_tree(folder, &[], group)?;
+        let (_, block) = self.append_block(folder)?;
+        let bytes = self.packed(folder, &names);
+        self.volume.store.write(block, bytes);
+        folder.raw.i_links_count.set(2);
+        Ok(())
+    }
+
+    /// Counts one more folder in folder `number`.
+    pub(super) fn link_folder(&mut self, number: u32) -> Result<(), Error> {
+        let mut folder = self.volume.inode(number)?;
+        let links = folder.raw.i_links_count.get();
+        let more = links.saturating_add(1);
+        // Spec: "ext4 supports more than 64,998 subdirectories by setting this field to 1"
+        let stored = if links == 1 || (more >= MAX_LINKS && self.volume.raw.has_ro_compat(DIR_NLINK)) { 1 } else { more };
+        if stored >= MAX_LINKS {
+            return Err(self.unrepresentable("a folder has at most 64,998 folders in it"));
+        }
+        folder.raw.i_links_count.set(stored);
+        self.save(&folder)
+    }
+
+    /// Counts one folder less in folder `number`.
+    pub(super) fn unlink_folder(&mut self, number: u32) -> Result<(), Error> {
+        let mut folder = self.volume.inode(number)?;
+        let links = folder.raw.i_links_count.get();
+        folder.raw.i_links_count.set(if links > 2 { links.saturating_sub(1) } else { links });
+        self.save(&folder)
+    }
+}
+
+impl<D: BlockRead> Editor<D> {
+    /// Sets the times of a folder whose names changed.
+    fn touch(&self, folder: &mut Inode) -> Result<(), Error> {
+        if folder.set_mtime(self.now) && folder.set_ctime(self.now) {
+            return Ok(());
+        }
+        Err(self.unrepresentable("this file system cannot store today's date"))
+    }
+
+    /// Returns where the records of a block end.
+    pub(super) fn records_end(&self) -> usize {
+        let layout = self.volume.layout();
+        records_end(layout.block_bytes(), layout.has_metadata_csum())
+    }
+
+    /// Puts the checksum into a block of names.
+    pub(super) fn seal_leaf(&self, folder: &Inode, block: &mut [u8]) {
+        let layout = self.volume.layout();
+        if layout.has_metadata_csum() {
+            seal(block, folder.checksum_seed(layout));
+        }
+    }
+}
+
+/// The most links of a file or folder.
+const MAX_LINKS: u16 = 65000;
+/// The most blocks of a folder.
+const MAX_BLOCKS: u32 = 1 << 17;

@@ -1,0 +1,134 @@
+//! Changes to an ext4 file system, on a device that is staged.
+//!
+//! An edit reads the blocks of metadata that it needs once, changes them in memory, and writes the contents of files straight to
+//! the device. [`Editor::finish`] writes the metadata in one batch: bitmaps, then the descriptors with their checksums, then the
+//! superblock. An error at any point means that the device is to be dropped: it must be a [`crate::block::Staged`] or a copy.
+
+mod attributes;
+mod blocks;
+mod contents;
+mod folder;
+mod index;
+mod inodes;
+mod remove;
+mod steps;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Timestamp;
+use super::bitmap::Bitmap;
+use super::error::refused;
+use super::feature::check_writable;
+use super::superblock::{SUPERBLOCK_OFFSET, halves};
+use super::volume::Volume;
+use crate::block::{BlockRead, BlockWrite};
+use crate::fs::{EditPlan, Error, GuestPath};
+
+/// An ext4 file system that is being changed.
+#[derive(Debug)]
+pub struct Editor<D> {
+    volume: Volume<D>,
+    now: Timestamp,
+    /// The path of the step that runs, for messages.
+    path: GuestPath,
+    block_maps: BTreeMap<u32, Bitmap>,
+    inode_maps: BTreeMap<u32, Bitmap>,
+    /// The longest run of free blocks that a group may have, where it is known.
+    longest_runs: BTreeMap<u32, u32>,
+    /// Groups whose descriptor changed.
+    touched: BTreeSet<u32>,
+    /// Blocks of the layout, start to end, which no file may have.
+    system: Vec<(u64, u64)>,
+    changed: bool,
+}
+
+impl<D: BlockRead> Editor<D> {
+    /// Opens the file system that fills `disk`, for changing. `now` becomes the time of what is made and changed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] names the feature or state in the way; otherwise as [`super::Ext4::open`]. Nothing has been written
+    /// then.
+    pub fn open(disk: D, now: Timestamp) -> Result<Self, Error> {
+        let volume = Volume::open(disk)?;
+        check_writable(&volume.raw)?;
+        if volume.layout().block_size > 4096 {
+            return Err(refused("has blocks of more than 4 KiB, which is not supported for changing it"));
+        }
+        let system = blocks::system_blocks(&volume)?;
+        Ok(Self {
+            volume,
+            now,
+            path: GuestPath::root(),
+            block_maps: BTreeMap::new(),
+            inode_maps: BTreeMap::new(),
+            longest_runs: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            system,
+            changed: false,
+        })
+    }
+
+    /// Returns the number of free blocks and the bytes of a block.
+    #[must_use]
+    pub fn free_blocks(&self) -> (u64, u32) {
+        (self.volume.raw.free_blocks_count(), self.volume.layout().block_size)
+    }
+
+    fn unrepresentable(&self, rule: impl Into<String>) -> Error {
+        Error::Unrepresentable { path: self.path.clone(), rule: rule.into() }
+    }
+}
+
+impl<D: BlockWrite> Editor<D> {
+    /// Runs the steps of `plan`, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`], [`Error::WrongKind`], [`Error::NotFound`] (a file whose attributes are to be set),
+    /// [`Error::Unrepresentable`], [`Error::Refused`] for a file that is not changed (immutable, encrypted, …), or what
+    /// [`super::Ext4::open`] says. The device has a part of the changes then, and must be dropped.
+    pub fn apply(&mut self, plan: &EditPlan) -> Result<(), Error> {
+        for edit in &plan.edits {
+            self.path = edit.path().clone();
+            self.step(edit)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is still in memory and returns the device.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the device.
+    pub fn finish(mut self) -> Result<D, Error> {
+        if self.changed {
+            self.write_maps()?;
+            self.write_descriptors()?;
+            self.write_superblock()?;
+            self.volume.store.flush()?;
+        }
+        Ok(self.volume.store.into_disk())
+    }
+
+    fn write_descriptors(&mut self) -> Result<(), Error> {
+        let layout = *self.volume.layout();
+        for number in &self.touched {
+            let bytes = self.volume.group(*number)?.encode(*number, &layout);
+            let inside = u64::from(*number).saturating_mul(u64::from(layout.desc_size));
+            let offset = layout.descriptors_offset(0).saturating_add(inside);
+            self.volume.store.disk_mut().write_all_at(&bytes, offset)?;
+        }
+        Ok(())
+    }
+
+    fn write_superblock(&mut self) -> Result<(), Error> {
+        let (low, high) = halves(u64::from_le_bytes(self.now.secs.to_le_bytes()));
+        self.volume.raw.s_wtime.set(low);
+        if let (Some(place), [byte, ..]) = (self.volume.raw.s_time_hi.first_mut(), high.to_le_bytes()) {
+            *place = byte;
+        }
+        let bytes = self.volume.raw.encode();
+        Ok(self.volume.store.disk_mut().write_all_at(&bytes, SUPERBLOCK_OFFSET)?)
+    }
+}

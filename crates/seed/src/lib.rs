@@ -15,7 +15,9 @@
     )
 )]
 
+pub mod document;
 pub mod guest;
 pub mod identity;
 pub mod keys;
+pub mod network;
 pub mod plan;

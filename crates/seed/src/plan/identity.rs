@@ -76,7 +76,7 @@ pub(super) fn host_keys(
         builder.write("/etc/cloud/cloud.cfg.d/99-vmimg-host-keys.cfg", text.into(), Attributes::root(0o644))?;
     }
     if minted.is_empty() && guest.os.family == Family::Debian && !guest.cloud_init {
-        builder.warn("the SSH host keys are removed and nothing in this guest makes new ones; mint them, or its SSH server will not start");
+        builder.warn("the guest is left without SSH host keys, and nothing in it makes new ones; mint them, or its SSH server will not start");
     }
     Ok(known_hosts)
 }

@@ -432,7 +432,7 @@ proptest! {
         if let Ok(guest) = Guest::inspect(&tree) {
             let yaml = format!("hostname: a\nroot_keys: ['{ANA}']\nroot_password_hash: x\nusers: [{{name: eve, create: true, ssh_keys: ['{ANA}']}}]\nminion: {{}}");
             if let Ok(plan) = plan(&guest, &tree, &seed(&yaml), &material()) {
-                plan.describe();
+                assert!(!plan.describe().is_empty());
             }
         }
     }

@@ -158,6 +158,13 @@ impl Tool {
         child.wait().map_err(|error| self.error("cannot wait for", error))
     }
 
+    /// Becomes the program: its exit status is this one's, and its streams are. Returns only when that fails.
+    #[must_use]
+    pub fn exec(mut self) -> CommandError {
+        let error = self.command.exec();
+        self.error("cannot start", error)
+    }
+
     /// Starts the program and leaves it running, with its output going to `log`. It is in a process group of its own, so the
     /// terminal's signals for this program do not reach it.
     ///

@@ -1,8 +1,17 @@
 //! The commands: one file or folder each, with its arguments and what it does.
 
+pub mod boot;
+pub mod console;
 pub mod domain;
 pub mod generate;
+pub mod list;
+pub mod remove;
+mod running;
+pub mod show;
+pub mod ssh;
+pub mod stop;
 pub mod store;
+pub mod verify;
 
 use std::ffi::{OsStr, OsString};
 
@@ -26,6 +35,22 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 #[non_exhaustive]
 pub enum Command {
+    /// Start a machine
+    Boot(boot::Args),
+    /// List the machines
+    List(list::Args),
+    /// Show everything about a machine
+    Show(show::Args),
+    /// Read machines again and compare them with their records
+    Verify(verify::Args),
+    /// Shut machines down, or switch them off
+    Stop(stop::Args),
+    /// Remove machines with their disks
+    Remove(remove::Args),
+    /// Connect to a guest's serial console, or print its log
+    Console(console::Args),
+    /// Log in to a guest
+    Ssh(ssh::Args),
     /// Base images by name: add, list, verify, remove
     Store(store::Args),
     /// Descriptions of virtual machines, for libvirt
@@ -41,6 +66,14 @@ pub enum Command {
 /// What the command failed with.
 pub fn run(command: Command, context: &Context) -> Result<(), CommandError> {
     match command {
+        Command::Boot(args) => boot::run(args, context),
+        Command::List(args) => list::run(args, context),
+        Command::Show(args) => show::run(args, context),
+        Command::Verify(args) => verify::run(args, context),
+        Command::Stop(args) => stop::run(args, context),
+        Command::Remove(args) => remove::run(args, context),
+        Command::Console(args) => console::run(args, context),
+        Command::Ssh(args) => ssh::run(args, context),
         Command::Store(args) => store::run(args, context),
         Command::Domain(args) => domain::run(args, context),
         Command::Generate(args) => generate::run(args, context),
@@ -118,7 +151,11 @@ const TEMPLATE: &str = "\
 {before-help}Options:
 {options}{after-help}";
 
-const GROUPS: &[(&str, &[&str])] = &[("Images and descriptions", &["store", "domain"]), ("The program itself", &["generate"])];
+const GROUPS: &[(&str, &[&str])] = &[
+    ("Machines", &["boot", "list", "show", "verify", "stop", "remove", "console", "ssh"]),
+    ("Images and descriptions", &["store", "domain"]),
+    ("The program itself", &["generate"]),
+];
 
 const EXAMPLES: &str = "\
 `vmimg COMMAND --help` says more, with examples.

@@ -13,6 +13,17 @@ pub enum SeedKind {
     ConfigDrive,
 }
 
+impl SeedKind {
+    /// Returns the volume label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NoCloud => "cidata",
+            Self::ConfigDrive => "config-2",
+        }
+    }
+}
+
 /// Returns the format that the first bytes of the file at `path` announce: qcow2 by its magic, else raw.
 ///
 /// A file that announces any other disk format is refused: attached as raw it would show the guest the format's own tables.

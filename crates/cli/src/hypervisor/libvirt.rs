@@ -155,6 +155,15 @@ impl Hypervisor for Libvirt<'_> {
         }
     }
 
+    fn display(&self) -> Result<Option<String>, CommandError> {
+        let text = self.of_domain("domdisplay", &["--type", "vnc"])?;
+        let Some(address) = text.trim().strip_prefix("vnc://") else { return Ok(None) };
+        let Some((host, display)) = address.rsplit_once(':') else { return Ok(Some(address.to_owned())) };
+        // libvirt counts displays from port 5900.
+        let port = display.parse::<u16>().ok().and_then(|display| display.checked_add(5900));
+        Ok(port.map(|port| format!("{host}:{port}")))
+    }
+
     fn console(&self) -> Result<(), CommandError> {
         let status = self.virsh("console").args(["--", &self.name]).interactive()?;
         if status.success() {

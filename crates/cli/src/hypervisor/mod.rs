@@ -3,6 +3,7 @@
 //! Both do what libvirt's verbs mean: *define* makes a domain known and replaces its description, *start* runs it, *shutdown*
 //! asks the guest to end, *destroy* pulls the plug, *undefine* forgets the domain. None of them touches a disk's content.
 
+mod booted;
 mod choice;
 mod folders;
 pub mod kvm;
@@ -15,6 +16,7 @@ use std::fmt::Debug;
 
 use serde::Serialize;
 
+pub use self::booted::{Booted, Runner, occupy};
 pub use self::choice::{AcceleratorChoice, accelerator};
 pub use self::libvirt::Libvirt;
 pub use self::qemu::Qemu;
@@ -64,6 +66,13 @@ pub trait Hypervisor: Debug {
     ///
     /// When it runs or the hypervisor fails. That it is not known is a success.
     fn undefine(&self) -> Result<(), CommandError>;
+
+    /// Returns where the guest's display is served, as `HOST:PORT`, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// When the domain does not run or the hypervisor fails.
+    fn display(&self) -> Result<Option<String>, CommandError>;
 
     /// Connects this terminal to the guest's serial console until the user leaves it.
     ///

@@ -187,6 +187,12 @@ impl Hypervisor for Qemu<'_> {
         Ok(())
     }
 
+    fn display(&self) -> Result<Option<String>, CommandError> {
+        let answer = self.monitor()?.execute("query-vnc", None)?;
+        let text = |key| answer.get(key).and_then(serde_json::Value::as_str);
+        Ok(text("host").zip(text("service")).map(|(host, port)| format!("{host}:{port}")))
+    }
+
     fn console(&self) -> Result<(), CommandError> {
         if self.process()?.is_none() {
             return Err(CommandError::new(ErrorKind::Refused, "the machine does not run"));

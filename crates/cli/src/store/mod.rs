@@ -28,6 +28,7 @@ pub use self::catalog::{CatalogImage, catalog};
 pub use self::name::{ImageName, NameError};
 pub use self::resolve::{BaseImage, Origin, resolve};
 pub use self::shelf::{list, load, remove};
+pub(crate) use self::verify::digest;
 pub use self::verify::verify;
 use crate::domain::DiskFormat;
 

@@ -1,0 +1,126 @@
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+
+use crate::context::Context;
+use crate::domain::{Accelerator, Domain, Forward, Link};
+use crate::error::{CommandError, ErrorKind};
+use crate::hypervisor::{Booted, Libvirt, Runner};
+use crate::machine::Machine;
+
+/// What this start has of its own.
+pub(super) struct Wishes {
+    /// What executes the guest.
+    pub(super) accelerator: Accelerator,
+    /// The port that leads to the guest's SSH server.
+    pub(super) ssh_port: Option<u16>,
+    /// Whether the guest gets a display.
+    pub(super) vnc: bool,
+}
+
+/// Returns what runs the machine: what the user named, else libvirt where it answers, else QEMU.
+pub(super) fn runner(context: &Context, connect: Option<&str>, direct: bool, domain: &Domain) -> Result<Runner, CommandError> {
+    if direct {
+        return Ok(Runner::Qemu);
+    }
+    let uri = connect.unwrap_or_else(|| Libvirt::default_uri(context));
+    match Libvirt::new(context, uri, &domain.name).answers() {
+        Ok(()) => Ok(Runner::Libvirt { uri: uri.to_owned() }),
+        Err(error) if connect.is_some() || error.kind() == ErrorKind::Interrupted => Err(error),
+        Err(_) => Ok(Runner::Qemu),
+    }
+}
+
+/// Returns the domain as it is started now, and the record of that.
+pub(super) fn domain(
+    context: &Context,
+    folder: &Path,
+    machine: &Machine,
+    hypervisor: Runner,
+    wishes: &Wishes,
+) -> Result<(Domain, Booted), CommandError> {
+    check_place(folder, machine)?;
+    let mut domain = machine.domain.clone();
+    domain.accelerator = wishes.accelerator;
+    domain.vnc |= wishes.vnc;
+    let console = domain.serial_log.get_or_insert_with(|| folder.join("console.log")).clone();
+    let ssh_port = forward_ssh(folder, &mut domain, wishes.ssh_port)?;
+    let booted = Booted { hypervisor, accelerator: wishes.accelerator, ssh_port, console, started: context.unix_time() };
+    Ok((domain, booted))
+}
+
+/// Checks that the domain's disk is the one in the machine's folder, which may have been moved or copied.
+fn check_place(folder: &Path, machine: &Machine) -> Result<(), CommandError> {
+    let own = folder.join(&machine.disk.file);
+    let cannot = |error| CommandError::io(format!("cannot find the disk `{}`", own.display()), error);
+    let own = fs::canonicalize(&own).map_err(cannot)?;
+    let described = machine.domain.disks.first().and_then(|disk| fs::canonicalize(&disk.path).ok());
+    if described.as_ref() == Some(&own) {
+        return Ok(());
+    }
+    let message = format!("the machine `{}` was prepared in another folder", machine.name);
+    Err(CommandError::new(ErrorKind::Refused, message).hint("move it back, or remove it and prepare it again"))
+}
+
+/// Makes a port of this host lead to the guest's SSH server, when the guest is in QEMU's own network; returns the port.
+fn forward_ssh(folder: &Path, domain: &mut Domain, wish: Option<u16>) -> Result<Option<u16>, CommandError> {
+    let mut networks = domain.nics.iter_mut().filter_map(|nic| match &mut nic.link {
+        Link::User { forwards } => Some(forwards),
+        _ => None,
+    });
+    let Some(forwards) = networks.next() else {
+        return match wish {
+            Some(_) => Err(CommandError::new(ErrorKind::Usage, "no port can lead into a guest on a bridge or network")
+                .hint("reach it by its own address")),
+            None => Ok(None),
+        };
+    };
+    if let (Some(forward), None) = (forwards.iter().find(|forward| forward.guest == SSH), wish) {
+        return Ok(Some(forward.host));
+    }
+    forwards.retain(|forward| forward.guest != SSH);
+    let before = Booted::load(folder).ok().flatten().and_then(|booted| booted.ssh_port);
+    let host = match wish {
+        Some(port) => port,
+        None => free_port(before)?,
+    };
+    forwards.push(Forward { host, guest: SSH });
+    Ok(Some(host))
+}
+
+/// Returns a port of 127.0.0.1 that nobody listens on now: the one `before` when it is free.
+fn free_port(before: Option<u16>) -> Result<u16, CommandError> {
+    let listen = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    let listener = before.map_or_else(|| listen(0), |port| listen(port).or_else(|_| listen(0)));
+    let address = listener.and_then(|listener| listener.local_addr());
+    address.map(|address| address.port()).map_err(|error| CommandError::io("there is no free port on 127.0.0.1", error))
+}
+
+/// The guest's port.
+const SSH: u16 = 22;
+
+#[cfg(test)]
+mod tests {
+    use super::{forward_ssh, free_port};
+    use crate::domain::{Domain, Forward, Link, Nic};
+
+    #[test]
+    fn a_guest_in_qemus_own_network_gets_one_port_for_ssh() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut domain = Domain::new("web1");
+        assert_eq!(forward_ssh(folder.path(), &mut domain, None).unwrap(), None);
+        assert!(forward_ssh(folder.path(), &mut domain, Some(2222)).is_err());
+        domain.nics.push(Nic { mac: None, link: Link::User { forwards: vec![Forward { host: 2200, guest: 22 }] } });
+        assert_eq!(forward_ssh(folder.path(), &mut domain, None).unwrap(), Some(2200));
+        assert_eq!(forward_ssh(folder.path(), &mut domain, Some(2222)).unwrap(), Some(2222));
+        assert_eq!(domain.nics[0].link, Link::User { forwards: vec![Forward { host: 2222, guest: 22 }] });
+    }
+
+    #[test]
+    fn a_machine_keeps_its_port_while_that_is_free() {
+        let port = free_port(None).unwrap();
+        assert_eq!(free_port(Some(port)).unwrap(), port);
+        let _taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        assert_ne!(free_port(Some(port)).unwrap(), port);
+    }
+}

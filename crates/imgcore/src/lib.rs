@@ -24,4 +24,5 @@
 pub mod block;
 pub mod fs;
 pub mod partition;
+pub mod qcow2;
 pub mod storage;

@@ -1,0 +1,138 @@
+use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
+
+use super::error::Error;
+use super::offset::to_u64;
+use crate::block;
+
+/// How compressed clusters are stored.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Compression {
+    /// Deflate without a zlib header; every image can have it.
+    #[default]
+    Zlib,
+    /// Zstandard; version 3 only.
+    Zstd,
+}
+
+impl Compression {
+    /// Returns the name that qemu-img uses.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Zlib => "zlib",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// Returns the header's number.
+    pub(super) fn stored(self) -> u8 {
+        match self {
+            Self::Zlib => 0,
+            Self::Zstd => 1,
+        }
+    }
+
+    /// Fills `cluster` from `stored`, whose last bytes may belong to something else.
+    ///
+    /// Spec: "decompression stops when it has produced a cluster of data."
+    ///
+    /// Returns whether that was possible.
+    pub(super) fn inflate(self, stored: &[u8], cluster: &mut [u8]) -> bool {
+        match self {
+            Self::Zlib => {
+                let mut state = Decompress::new(false);
+                let done = state.decompress(stored, cluster, FlushDecompress::Finish);
+                done.is_ok() && state.total_out() == to_u64(cluster.len())
+            }
+            Self::Zstd => {
+                let decoder = zstd::stream::read::Decoder::with_buffer(stored);
+                let limited = decoder.and_then(|mut decoder| decoder.window_log_max(ZSTD_WINDOW_LOG).map(|()| decoder));
+                limited.is_ok_and(|mut decoder| std::io::Read::read_exact(&mut decoder, cluster).is_ok())
+            }
+        }
+    }
+}
+
+/// Compresses clusters, one after the other, with the memory of one.
+pub(super) struct Deflater {
+    engine: Engine,
+    out: Vec<u8>,
+}
+
+enum Engine {
+    Zlib(Box<Compress>),
+    Zstd(zstd::bulk::Compressor<'static>),
+}
+
+impl Deflater {
+    /// Returns a compressor for clusters of `cluster_len` bytes.
+    pub(super) fn new(compression: Compression, cluster_len: usize) -> Result<Self, Error> {
+        let engine = match compression {
+            Compression::Zlib => {
+                Engine::Zlib(Box::new(Compress::new_with_window_bits(flate2::Compression::default(), false, ZLIB_WINDOW_BITS)))
+            }
+            Compression::Zstd => {
+                Engine::Zstd(zstd::bulk::Compressor::new(0).map_err(|error| {
+                    block::Error::with_source(block::ErrorKind::Io, "cannot start the zstd compressor", error)
+                })?)
+            }
+        };
+        // Room for the worst case of zstd; what does not become smaller is dropped anyway.
+        Ok(Self { engine, out: vec![0; zstd::zstd_safe::compress_bound(cluster_len)] })
+    }
+
+    /// Returns `cluster` compressed, or `None` when that does not make it smaller.
+    pub(super) fn deflate(&mut self, cluster: &[u8]) -> Option<&[u8]> {
+        let len = match &mut self.engine {
+            Engine::Zlib(state) => {
+                state.reset();
+                let status = state.compress(cluster, &mut self.out, FlushCompress::Finish).ok()?;
+                (status == Status::StreamEnd).then(|| usize::try_from(state.total_out()).ok())??
+            }
+            Engine::Zstd(state) => state.compress_to_buffer(cluster, self.out.as_mut_slice()).ok()?,
+        };
+        self.out.get(..len).filter(|out| out.len() < cluster.len())
+    }
+}
+
+/// QEMU inflates with a window of 4 KiB.
+const ZLIB_WINDOW_BITS: u8 = 12;
+
+/// Windows of 8 MiB, four times the largest cluster, so that a frame cannot ask for more memory than that.
+const ZSTD_WINDOW_LOG: u32 = 23;
+
+#[cfg(test)]
+mod tests {
+    use super::{Compression, Deflater};
+
+    #[test]
+    fn what_is_compressed_comes_back_even_with_foreign_bytes_behind_it() {
+        let cluster: Vec<u8> = (0..65536_u32).map(|at| (at / 700 * at % 11) as u8).collect();
+        for compression in [Compression::Zlib, Compression::Zstd] {
+            let mut deflater = Deflater::new(compression, cluster.len()).unwrap();
+            for _ in 0..2 {
+                let mut stored = deflater.deflate(&cluster).unwrap().to_vec();
+                let whole = stored.len();
+                stored.extend_from_slice(&[0xAA; 300]);
+                let mut back = vec![0; cluster.len()];
+                assert!(compression.inflate(&stored, &mut back), "{compression:?}");
+                assert_eq!(back, cluster);
+                assert!(!compression.inflate(&stored[..whole / 2], &mut back), "{compression:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn noise_is_not_worth_compressing() {
+        let mut state = 1_u64;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        })
+        .take(4096)
+        .collect();
+        for compression in [Compression::Zlib, Compression::Zstd] {
+            assert!(Deflater::new(compression, 4096).unwrap().deflate(&noise[..4096]).is_none());
+        }
+    }
+}

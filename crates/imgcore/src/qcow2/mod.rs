@@ -1,0 +1,47 @@
+//! The qcow2 image format, versions 2 and 3.
+//!
+//! ```text
+//! guest offset --> L1 table --> L2 table --> cluster --> bytes             cluster = compressed, zero, or in a data file
+//!                                       \--> nothing --> backing disk, or zeros
+//! host offset  --> refcount table --> refcount block --> how often the cluster is used
+//! ```
+//!
+//! An image is given its storage and the disk below it; it opens neither. Guest and host offsets are types of their own.
+//! [`create`] and [`write_image`] make new images in one pass; [`Image`] reads and, over storage that can be written, writes.
+//!
+//! # Spec
+//!
+//! QEMU's docs/interop/qcow2.rst.
+
+mod bitmap;
+mod cache;
+mod compression;
+mod create;
+mod entry;
+mod error;
+mod extension;
+mod feature;
+mod geometry;
+mod header;
+mod image;
+mod layout;
+mod new_image;
+mod offset;
+mod options;
+mod raw;
+mod read;
+mod refcount_block;
+mod snapshot;
+mod table;
+mod writing;
+
+pub use bitmap::Bitmap;
+pub use compression::Compression;
+pub use create::{Content, create, write_image};
+pub use error::{Corrupt, Error, Unsupported};
+pub use header::Version;
+pub use image::{BackingFile, DataFile, Image};
+pub use offset::{GuestOffset, HostOffset};
+pub use options::{CreateOptions, DataFileName, NewBacking, Preallocation};
+pub use read::Layer;
+pub use snapshot::Snapshot;

@@ -321,7 +321,7 @@ mod tests {
             (7, 4, "version 4"),
             (23, 8, "less than 9"),
             (23, 22, "2^22"),
-            (28, 1, "L1 table is too small"),
+            (27, 1, "L1 table is too small"),
             (35, 2, "LUKS"),
             (36, 1, "L1 table larger than 33554432 bytes"),
             (46, 2, "not the start of a cluster"),

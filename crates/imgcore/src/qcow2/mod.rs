@@ -16,6 +16,7 @@
 mod bitmap;
 mod cache;
 mod compression;
+mod content;
 mod create;
 mod entry;
 mod error;
@@ -33,11 +34,13 @@ mod read;
 mod refcount_block;
 mod snapshot;
 mod table;
+mod write;
 mod writing;
 
 pub use bitmap::Bitmap;
 pub use compression::Compression;
-pub use create::{Content, create, write_image};
+pub use content::Content;
+pub use create::create;
 pub use error::{Corrupt, Error, Unsupported};
 pub use header::Version;
 pub use image::{BackingFile, DataFile, Image};
@@ -45,3 +48,7 @@ pub use offset::{GuestOffset, HostOffset};
 pub use options::{CreateOptions, DataFileName, NewBacking, Preallocation};
 pub use read::Layer;
 pub use snapshot::Snapshot;
+pub use write::{Effort, write_image, write_image_with};
+
+#[cfg(test)]
+mod tests;

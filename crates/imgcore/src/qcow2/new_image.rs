@@ -72,11 +72,6 @@ impl<'a, T: Resize + ?Sized> NewImage<'a, T> {
         self.header.geometry
     }
 
-    /// Returns the rounded size of the disk.
-    pub(super) fn size(&self) -> u64 {
-        self.header.size
-    }
-
     /// Stores whole clusters from cluster `first` on.
     pub(super) fn put_data(&mut self, first: u64, bytes: &[u8]) -> Result<(), Error> {
         let count = self.geometry().clusters(len_of(bytes));

@@ -1,0 +1,219 @@
+//! Getting ready to write, and storing the changed tables in order.
+
+use super::refcounts::Refcounts;
+use super::{StagedTable, Writing};
+use crate::block::{self, BlockRead, ErrorKind, Resize};
+use crate::qcow2::bitmap;
+use crate::qcow2::error::{Corrupt, Error, Unsupported};
+use crate::qcow2::feature;
+use crate::qcow2::header::Version;
+use crate::qcow2::image::Image;
+use crate::qcow2::offset::{HostOffset, to_u64, to_usize};
+use crate::qcow2::table::{encode_words, word_offset};
+
+impl<S: BlockRead> Image<S> {
+    /// Checks that the image is in a state in which it may be written; nothing is changed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] with the reason.
+    pub fn check_writable(&self) -> Result<(), Error> {
+        // Spec: "Corrupt bit. If this bit is set then any data structure may be corrupt and the image must not be written to"
+        let reasons = [
+            (self.is_corrupt(), "that is marked as corrupt"),
+            // Spec: "make sure to scan L1/L2 tables to repair refcounts before accessing the image."
+            (self.is_dirty(), "that was not closed properly and needs a repair first"),
+            (self.has_data_file(), "with an external data file"),
+        ];
+        match reasons.iter().find(|(applies, _)| *applies) {
+            Some((_, why)) => Err(Unsupported::Writing(why).into()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<S: Resize> Image<S> {
+    /// Gets ready for the first change: autoclear bits are cleared and bitmaps that would miss the change are marked.
+    pub(super) fn begin(&mut self) -> Result<(), Error> {
+        match &self.writing {
+            Some(writing) if writing.failed => {
+                return Err(block::Error::new(ErrorKind::Io, "an earlier write to the image has failed").into());
+            }
+            Some(_) => return Ok(()),
+            None => self.check_writable()?,
+        }
+        let refcounts = Refcounts::open(&self.storage, &self.header)?;
+        // Spec: "An implementation may only write to an image with unknown auto-clear features if it clears the respective
+        // bits from this field first."
+        let autoclear = self.header.autoclear & feature::BITMAPS;
+        if autoclear != self.header.autoclear && self.header.version == Version::V3 {
+            self.storage.write_all_at(&autoclear.to_be_bytes(), AUTOCLEAR)?;
+            self.header.autoclear = autoclear;
+            self.storage.flush()?;
+        }
+        self.mark_bitmaps(false)?;
+        self.writing = Some(Box::new(Writing::new(refcounts)));
+        Ok(())
+    }
+
+    /// Marks bitmaps as in use: those that record every write, or all of them.
+    ///
+    /// Spec: "Flag in_use should be set while the bitmap is not synced."
+    pub(super) fn mark_bitmaps(&mut self, all: bool) -> Result<(), Error> {
+        let mut marked = false;
+        for bitmap in self.bitmaps()? {
+            if !bitmap.in_use && (bitmap.auto || all) {
+                let flags = bitmap.flags | bitmap::IN_USE;
+                self.storage.write_all_at(&flags.to_be_bytes(), bitmap.flags_offset.0)?;
+                marked = true;
+            }
+        }
+        if marked { Ok(self.storage.flush()?) } else { Ok(()) }
+    }
+
+    /// Returns the state of writing, which [`Image::begin`] has made.
+    pub(super) fn writing(&mut self) -> Result<&mut Writing, Error> {
+        let missing = || block::Error::new(ErrorKind::ReadOnly, "the image is not open for writing");
+        Ok(self.writing.as_mut().ok_or_else(missing)?)
+    }
+
+    /// Returns a cluster that was free.
+    pub(super) fn allocate(&mut self) -> Result<HostOffset, Error> {
+        let Some(writing) = self.writing.as_mut() else { return Err(Unsupported::Writing("for reading").into()) };
+        let host = writing.refcounts.allocate(&self.storage)?;
+        self.refuse_metadata(host)?;
+        self.reach(host.plus(self.geometry().cluster_size()).0)?;
+        Ok(host)
+    }
+
+    /// Returns the first of `count` neighboring clusters that were free.
+    pub(super) fn allocate_run(&mut self, count: u64) -> Result<HostOffset, Error> {
+        let Some(writing) = self.writing.as_mut() else { return Err(Unsupported::Writing("for reading").into()) };
+        let host = writing.refcounts.allocate_run(&self.storage, count)?;
+        self.reach(host.plus(count.saturating_mul(self.geometry().cluster_size())).0)?;
+        Ok(host)
+    }
+
+    /// Gives up what refers to the `len` bytes at `host`, once nothing stored does any more.
+    pub(super) fn free(&mut self, host: HostOffset, len: u64) -> Result<(), Error> {
+        let geometry = self.geometry();
+        let (first, end) = (geometry.index(host.0), geometry.clusters(host.plus(len).0));
+        self.writing()?.freed.extend(first..end);
+        Ok(())
+    }
+
+    /// Fails for a cluster that holds the header or a table: a sound image does not have guest data there.
+    pub(super) fn refuse_metadata(&mut self, host: HostOffset) -> Result<(), Error> {
+        let l1 = self.header.l1_offset;
+        let l1_end = l1.plus(self.header.l1_entries.saturating_mul(8)).0;
+        let geometry = self.geometry();
+        let is_table = self.writing()?.refcounts.is_table(host);
+        if geometry.index(host.0) == 0 || is_table || (l1.0..l1_end).contains(&host.0) {
+            return Err(Corrupt::new("cluster", host.0, "it is the header or a table, and named as something else").into());
+        }
+        Ok(())
+    }
+
+    /// Makes the storage reach up to `end`.
+    pub(super) fn reach(&mut self, end: u64) -> Result<(), Error> {
+        if end > self.storage.size() { Ok(self.storage.resize(end)?) } else { Ok(()) }
+    }
+
+    /// Returns whether the changed tables should be stored before more is written.
+    pub(super) fn much_waits(&self) -> bool {
+        let size = self.geometry().cluster_size();
+        self.writing.as_ref().is_some_and(|writing| writing.waiting(size) > MOST_WAITING)
+    }
+
+    /// Stores the changed tables. All that was written is durable then.
+    pub(super) fn store(&mut self) -> Result<(), Error> {
+        if self.writing.as_ref().is_some_and(|writing| writing.failed) {
+            return Err(block::Error::new(ErrorKind::Io, "an earlier write to the image has failed").into());
+        }
+        let result = self.store_in_order();
+        if let (Err(_), Some(writing)) = (&result, &mut self.writing) {
+            writing.failed = true;
+        }
+        result
+    }
+
+    fn store_in_order(&mut self) -> Result<(), Error> {
+        self.store_refcounts()?;
+        self.storage.flush()?;
+        let Some(writing) = self.writing.as_mut() else { return Ok(()) };
+        let tables = std::mem::take(&mut writing.tables);
+        for StagedTable { host, words } in tables.values() {
+            self.storage.write_all_at(&encode_words(words), host.0)?;
+        }
+        if !tables.is_empty() {
+            self.storage.flush()?;
+        }
+        for StagedTable { host, words } in tables.into_values() {
+            self.tables.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).insert(host.0, words);
+        }
+        self.store_l1()?;
+        self.store_header()?;
+        let Some(writing) = self.writing.as_mut() else { return Ok(()) };
+        for cluster in std::mem::take(&mut writing.freed) {
+            writing.refcounts.release(&self.storage, cluster)?;
+        }
+        self.store_refcounts()
+    }
+
+    fn store_refcounts(&mut self) -> Result<(), Error> {
+        let Some(writing) = self.writing.as_mut() else { return Ok(()) };
+        let end = writing.refcounts.end();
+        if end > self.storage.size() {
+            self.storage.resize(end)?;
+        }
+        if writing.refcounts.store(&mut self.storage)? {
+            self.storage.flush()?;
+            let (old, clusters) = (self.header.refcount_table_offset, self.header.refcount_table_clusters);
+            self.header.refcount_table_offset = writing.refcounts.offset;
+            self.header.refcount_table_clusters = writing.refcounts.clusters;
+            let mut fields = self.header.refcount_table_offset.0.to_be_bytes().to_vec();
+            let count = u32::try_from(self.header.refcount_table_clusters).unwrap_or(u32::MAX);
+            fields.extend_from_slice(&count.to_be_bytes());
+            self.storage.write_all_at(&fields, REFCOUNT_TABLE)?;
+            self.storage.flush()?;
+            self.free(old, clusters.saturating_mul(self.geometry().cluster_size()))?;
+        }
+        Ok(())
+    }
+
+    fn store_l1(&mut self) -> Result<(), Error> {
+        let Some(writing) = self.writing.as_mut() else { return Ok(()) };
+        let changed = std::mem::take(&mut writing.l1_changed);
+        if std::mem::take(&mut writing.l1_moved) {
+            self.storage.write_all_at(&encode_words(&self.l1), self.header.l1_offset.0)?;
+            return Ok(self.storage.flush()?);
+        }
+        for index in &changed {
+            let word = self.l1.get(to_usize(*index)).copied().unwrap_or(0);
+            self.storage.write_all_at(&word.to_be_bytes(), word_offset(self.header.l1_offset, *index))?;
+        }
+        if changed.is_empty() { Ok(()) } else { Ok(self.storage.flush()?) }
+    }
+
+    /// Stores the size of the disk and the place of the L1 table: neighbors in one sector.
+    fn store_header(&mut self) -> Result<(), Error> {
+        let Some(writing) = self.writing.as_mut() else { return Ok(()) };
+        if !std::mem::take(&mut writing.header_changed) {
+            return Ok(());
+        }
+        let mut fields = self.header.size.to_be_bytes().to_vec();
+        fields.extend_from_slice(&0_u32.to_be_bytes()); // crypt_method
+        fields.extend_from_slice(&u32::try_from(to_u64(self.l1.len())).unwrap_or(u32::MAX).to_be_bytes());
+        fields.extend_from_slice(&self.header.l1_offset.0.to_be_bytes());
+        self.storage.write_all_at(&fields, SIZE_TO_L1)?;
+        Ok(self.storage.flush()?)
+    }
+}
+
+/// Bytes of changed tables after which they are stored.
+const MOST_WAITING: u64 = 16 << 20;
+
+// Offsets in the header.
+const SIZE_TO_L1: u64 = 24;
+const REFCOUNT_TABLE: u64 = 48;
+const AUTOCLEAR: u64 = 88;

@@ -23,6 +23,7 @@
 
 pub mod block;
 pub mod fs;
+pub mod image;
 pub mod partition;
 pub mod qcow2;
 pub mod storage;

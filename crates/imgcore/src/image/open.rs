@@ -1,0 +1,134 @@
+//! Opening an image and what lies below it.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::disk::Layer;
+use super::{Disk, Error, Format, OpenPolicy, WritableDisk, probe};
+use crate::block;
+use crate::qcow2::{self, Image};
+use crate::storage::{Access, FileDisk, Lock, LockKind};
+
+/// How an image is opened. The default trusts nothing that the image says about other files.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct OpenOptions {
+    /// The declared format; without one it is guessed, see [`probe`].
+    pub format: Option<Format>,
+    /// What of the files that the image names may be opened.
+    pub policy: OpenPolicy,
+    /// Whether the backing chain and the data file are opened at all. Without them the image can be described, not read.
+    pub follow: bool,
+    /// Whether QEMU's locks are taken, so that the image does not change underneath.
+    pub lock: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { format: None, policy: OpenPolicy::Nothing, follow: true, lock: true }
+    }
+}
+
+/// Opens the image at `path` for reading, with its backing chain.
+///
+/// # Errors
+///
+/// [`Error::NotFollowed`] when the image needs a file that the policy forbids, [`Error::Loop`], [`Error::TooDeep`],
+/// [`Error::Qcow2`] for a corrupt or unsupported image, [`Error::Below`] when one of the files below cannot be used,
+/// [`Error::Storage`] when the file cannot be opened, is in use or is neither a regular file nor a block device.
+pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk, Error> {
+    open_link(path, options, &mut Vec::new())
+}
+
+/// Opens the image at `path` for writing, and its backing chain for reading.
+///
+/// # Errors
+///
+/// As [`open`]; [`Error::Qcow2`] also for an image in a state in which it must not be written.
+pub fn open_writable(path: &Path, options: &OpenOptions) -> Result<WritableDisk, Error> {
+    let file = FileDisk::open(path, Access::ReadWrite)?;
+    let lock = if options.lock { Some(Lock::acquire(&file, LockKind::Write)?) } else { None };
+    let format = options.format.map_or_else(|| probe(&file), Ok)?;
+    if format == Format::Raw {
+        return Ok(WritableDisk { layer: Layer::Raw(file), _lock: lock });
+    }
+    let mut seen = vec![identity(&file)?];
+    let qcow2_error = |source| Error::Qcow2 { path: path.to_owned(), source };
+    let mut image = Image::open(file).map_err(qcow2_error)?;
+    image.check_writable().map_err(qcow2_error)?;
+    if let Some(backing) = open_backing(path, &image, options, &mut seen)? {
+        image.set_backing(backing);
+    }
+    Ok(WritableDisk { layer: Layer::Qcow2(Box::new(image)), _lock: lock })
+}
+
+/// Opens one image of a chain and what lies below it; `seen` are the files above.
+fn open_link(path: &Path, options: &OpenOptions, seen: &mut Vec<(u64, u64)>) -> Result<Disk, Error> {
+    let file = FileDisk::open(path, Access::Read)?;
+    let this = identity(&file)?;
+    if seen.contains(&this) {
+        return Err(Error::Loop(path.to_owned()));
+    }
+    if seen.len() >= MAX_CHAIN {
+        return Err(Error::TooDeep(MAX_CHAIN));
+    }
+    seen.push(this);
+    let lock = if options.lock { Some(Lock::acquire(&file, LockKind::Read)?) } else { None };
+    let format = options.format.map_or_else(|| probe(&file), Ok)?;
+    if format == Format::Raw {
+        return Ok(Disk { layer: Layer::Raw(file), backing: None, _lock: lock, _data_lock: None });
+    }
+    let mut image = Image::open(file).map_err(|source| Error::Qcow2 { path: path.to_owned(), source })?;
+    let data_lock = if options.follow { open_data_file(path, &mut image, options)? } else { None };
+    let backing = open_backing(path, &image, options, seen)?;
+    if let Some(backing) = &backing {
+        let backing: Arc<Disk> = Arc::clone(backing);
+        image.set_backing(backing);
+    }
+    Ok(Disk { layer: Layer::Qcow2(Box::new(image)), backing, _lock: lock, _data_lock: data_lock })
+}
+
+fn open_backing(
+    path: &Path,
+    image: &Image<FileDisk>,
+    options: &OpenOptions,
+    seen: &mut Vec<(u64, u64)>,
+) -> Result<Option<Arc<Disk>>, Error> {
+    let Some(named) = image.backing_file().filter(|_| options.follow) else { return Ok(None) };
+    let below = options.policy.resolve(path, BACKING, &named.name)?;
+    let wrap = |source| Error::Below { what: BACKING, image: path.to_owned(), source: Box::new(source) };
+    // Without a recorded format QEMU guesses as well; images that are not trusted were refused above.
+    let format = named.format.map(|format| format.parse()).transpose().map_err(wrap)?;
+    let disk = open_link(&below, &OpenOptions { format, ..*options }, seen).map_err(|error| match error {
+        chain @ (Error::Loop(_) | Error::TooDeep(_) | Error::Below { .. }) => chain,
+        other => wrap(other),
+    })?;
+    Ok(Some(Arc::new(disk)))
+}
+
+fn open_data_file(path: &Path, image: &mut Image<FileDisk>, options: &OpenOptions) -> Result<Option<Lock>, Error> {
+    let Some(named) = image.data_file() else { return Ok(None) };
+    let Some(name) = named.name else {
+        return Err(Error::Qcow2 { path: path.to_owned(), source: qcow2::Unsupported::DataFile.into() });
+    };
+    let below = options.policy.resolve(path, DATA_FILE, &name)?;
+    let wrap = |source: block::Error| Error::Below { what: DATA_FILE, image: path.to_owned(), source: Box::new(source.into()) };
+    let file = FileDisk::open(&below, Access::Read).map_err(wrap)?;
+    let lock = if options.lock { Some(Lock::acquire(&file, LockKind::Read).map_err(wrap)?) } else { None };
+    image.set_data_file(file);
+    Ok(lock)
+}
+
+/// Returns what tells a file from all others: device and inode.
+fn identity(file: &FileDisk) -> Result<(u64, u64), Error> {
+    let path: PathBuf = file.path().to_owned();
+    let metadata = file.file().metadata();
+    let metadata = metadata.map_err(|error| block::Error::from_io(format!("cannot look at `{}`", path.display()), error))?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Images in the longest chain, as QEMU has no more than that in practice.
+const MAX_CHAIN: usize = 200;
+
+const BACKING: &str = "the backing file";
+const DATA_FILE: &str = "the data file";

@@ -1,0 +1,99 @@
+use std::path::Path;
+
+use super::Format;
+use super::disk::{Layer, named};
+use crate::block::{self, BlockRead, BlockWrite, ByteRange, Extent, Hole, Resize};
+use crate::qcow2::Image;
+use crate::storage::{FileDisk, Lock};
+
+/// An image opened for writing; nothing below it is ever written.
+///
+/// What was written is durable after [`BlockWrite::flush`]; without it, it may be lost.
+#[derive(Debug)]
+pub struct WritableDisk {
+    pub(super) layer: Layer,
+    pub(super) _lock: Option<Lock>,
+}
+
+impl WritableDisk {
+    /// Returns the format.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        match &self.layer {
+            Layer::Raw(_) => Format::Raw,
+            Layer::Qcow2(_) => Format::Qcow2,
+        }
+    }
+
+    /// Returns the path under which the image was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match &self.layer {
+            Layer::Raw(file) => file.path(),
+            Layer::Qcow2(image) => image.storage().path(),
+        }
+    }
+
+    /// Returns the image, if it is qcow2.
+    #[must_use]
+    pub fn qcow2(&self) -> Option<&Image<FileDisk>> {
+        match &self.layer {
+            Layer::Raw(_) => None,
+            Layer::Qcow2(image) => Some(image),
+        }
+    }
+
+    fn with<T>(
+        &mut self,
+        raw: impl FnOnce(&mut FileDisk) -> Result<T, block::Error>,
+        qcow2: impl FnOnce(&mut Image<FileDisk>) -> Result<T, block::Error>,
+    ) -> Result<T, block::Error> {
+        match &mut self.layer {
+            Layer::Raw(file) => raw(file),
+            Layer::Qcow2(image) => qcow2(image).map_err(|error| named(image.storage().path(), error)),
+        }
+    }
+}
+
+impl BlockRead for WritableDisk {
+    fn size(&self) -> u64 {
+        match &self.layer {
+            Layer::Raw(file) => file.size(),
+            Layer::Qcow2(image) => image.size(),
+        }
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), block::Error> {
+        match &self.layer {
+            Layer::Raw(file) => file.read_exact_at(buf, offset),
+            Layer::Qcow2(image) => image.read_exact_at(buf, offset).map_err(|error| named(self.path(), error)),
+        }
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent, block::Error> {
+        match &self.layer {
+            Layer::Raw(file) => file.extent_at(offset),
+            Layer::Qcow2(image) => image.extent_at(offset).map_err(|error| named(self.path(), error)),
+        }
+    }
+}
+
+impl BlockWrite for WritableDisk {
+    fn write_all_at(&mut self, buf: &[u8], offset: u64) -> Result<(), block::Error> {
+        self.with(|file| file.write_all_at(buf, offset), |image| image.write_all_at(buf, offset))
+    }
+
+    fn write_zeroes_at(&mut self, range: ByteRange, hole: Hole) -> Result<(), block::Error> {
+        self.with(|file| file.write_zeroes_at(range, hole), |image| image.write_zeroes_at(range, hole))
+    }
+
+    fn flush(&mut self) -> Result<(), block::Error> {
+        self.with(BlockWrite::flush, BlockWrite::flush)
+    }
+}
+
+impl Resize for WritableDisk {
+    fn resize(&mut self, size: u64) -> Result<(), block::Error> {
+        self.with(|file| file.resize(size), |image| image.resize(size))
+    }
+}

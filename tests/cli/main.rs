@@ -1,6 +1,7 @@
 //! What the program prints and returns, to the letter.
 
 mod frame;
+mod seed;
 
 use vmimg_tests::sandbox::Sandbox;
 

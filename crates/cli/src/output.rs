@@ -93,6 +93,16 @@ pub fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     text
 }
 
+/// Returns text from an image or a guest so that it cannot control a terminal.
+#[must_use]
+pub fn printable(bytes: impl AsRef<[u8]>) -> String {
+    let mut text = String::new();
+    for c in String::from_utf8_lossy(bytes.as_ref()).chars() {
+        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+    }
+    text
+}
+
 /// Returns `bytes` for people, as in `1.5 GiB`.
 #[must_use]
 pub fn human_size(bytes: u64) -> String {
@@ -110,13 +120,19 @@ pub fn human_size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{human_size, table};
+    use super::{human_size, printable, table};
 
     #[test]
     fn tables_line_up_and_have_no_trailing_spaces() {
         let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
         let text = table(&[row(["NAME", "SIZE", "X"]), row(["web1", "9", ""]), row(["a", "100", "y"])], &[1]);
         assert_eq!(text, "NAME  SIZE  X\nweb1     9\na      100  y\n");
+    }
+
+    #[test]
+    fn a_guests_text_cannot_control_the_terminal() {
+        assert_eq!(printable(b"a\x1b[31mb\n"), "a\\u{1b}[31mb\\n");
+        assert_eq!(printable("grüß"), "grüß");
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod generate;
 pub mod list;
 pub mod remove;
 mod running;
+pub mod seed;
 pub mod show;
 pub mod ssh;
 pub mod stop;
@@ -51,6 +52,8 @@ pub enum Command {
     Console(console::Args),
     /// Log in to a guest
     Ssh(ssh::Args),
+    /// What a guest reads at its first boot: seeds and keys
+    Seed(seed::Args),
     /// Base images by name: add, list, verify, remove
     Store(store::Args),
     /// Descriptions of virtual machines, for libvirt
@@ -74,6 +77,7 @@ pub fn run(command: Command, context: &Context) -> Result<(), CommandError> {
         Command::Remove(args) => remove::run(args, context),
         Command::Console(args) => console::run(args, context),
         Command::Ssh(args) => ssh::run(args, context),
+        Command::Seed(args) => seed::run(args, context),
         Command::Store(args) => store::run(args, context),
         Command::Domain(args) => domain::run(args, context),
         Command::Generate(args) => generate::run(args, context),
@@ -153,7 +157,7 @@ const TEMPLATE: &str = "\
 
 const GROUPS: &[(&str, &[&str])] = &[
     ("Machines", &["boot", "list", "show", "verify", "stop", "remove", "console", "ssh"]),
-    ("Images and descriptions", &["store", "domain"]),
+    ("Images and descriptions", &["seed", "store", "domain"]),
     ("The program itself", &["generate"]),
 ];
 

@@ -1,10 +1,13 @@
 //! What a command can fail with.
 
+mod from_imgcore;
+mod from_seed;
+
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
-use imgcore::{block, fs};
+use imgcore::block;
 
 use crate::context::Context;
 
@@ -71,6 +74,13 @@ impl CommandError {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
+    }
+
+    /// Returns the error that says what `source` says, and no more.
+    fn from_source(kind: ErrorKind, hint: Option<&str>, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        let source = source.into();
+        let hints = hint.into_iter().map(str::to_owned).collect();
+        Self { kind, message: source.to_string(), source: Some(source), hints }
     }
 
     /// Returns the error with `message` in front, the present one as its cause, the same kind and the same hints.
@@ -140,41 +150,6 @@ impl fmt::Display for CommandError {
 impl StdError for CommandError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.source.as_deref().map(|source| -> &(dyn StdError + 'static) { source })
-    }
-}
-
-impl From<block::Error> for CommandError {
-    fn from(error: block::Error) -> Self {
-        let kind = block_kind(error.kind());
-        let hint = match error.kind() {
-            block::ErrorKind::InUse => Some("stop the machine that uses the image first"),
-            block::ErrorKind::NoSpace => Some("free space on the host, or choose another folder"),
-            block::ErrorKind::PermissionDenied => Some("the file must be readable, and to be changed writable, by you"),
-            _ => None,
-        };
-        let message = error.to_string();
-        let new = Self { kind, message, source: Some(error.into()), hints: Vec::new() };
-        hint.into_iter().fold(new, Self::hint)
-    }
-}
-
-impl From<fs::Error> for CommandError {
-    fn from(error: fs::Error) -> Self {
-        let (kind, hint) = match &error {
-            fs::Error::Storage(below) => (block_kind(below.kind()), None),
-            fs::Error::NotFound(_) => (ErrorKind::NotFound, None),
-            fs::Error::WrongKind { .. } | fs::Error::TooManyLinks(_) | fs::Error::TooLarge { .. } => (ErrorKind::Refused, None),
-            fs::Error::NoSpace(_) => {
-                (ErrorKind::Refused, Some("grow the disk first: `vmimg image resize`, then `vmimg disk grow`"))
-            }
-            fs::Error::Unrepresentable { .. } => (ErrorKind::Unsupported, None),
-            fs::Error::Corrupt { .. } => (ErrorKind::Corrupt, Some("nothing was changed; `e2fsck -f` repairs ext4")),
-            fs::Error::Refused(_) => (ErrorKind::Unsupported, Some("nothing was changed")),
-            _ => (ErrorKind::Unexpected, None),
-        };
-        let message = error.to_string();
-        let new = Self { kind, message, source: Some(error.into()), hints: Vec::new() };
-        hint.into_iter().fold(new, Self::hint)
     }
 }
 

@@ -1,0 +1,49 @@
+//! What failures of images and file systems are to a command, and what helps.
+
+use imgcore::{block, fs, partition};
+
+use super::{CommandError, ErrorKind, block_kind};
+
+impl From<block::Error> for CommandError {
+    fn from(error: block::Error) -> Self {
+        let kind = block_kind(error.kind());
+        let hint = match error.kind() {
+            block::ErrorKind::InUse => Some("stop the machine that uses the image first"),
+            block::ErrorKind::NoSpace => Some("free space on the host, or choose another folder"),
+            block::ErrorKind::PermissionDenied => Some("the file must be readable, and to be changed writable, by you"),
+            _ => None,
+        };
+        Self::from_source(kind, hint, error)
+    }
+}
+
+impl From<fs::Error> for CommandError {
+    fn from(error: fs::Error) -> Self {
+        let (kind, hint) = match &error {
+            fs::Error::Storage(below) => (block_kind(below.kind()), None),
+            fs::Error::NotFound(_) => (ErrorKind::NotFound, None),
+            fs::Error::WrongKind { .. } | fs::Error::TooManyLinks(_) | fs::Error::TooLarge { .. } => (ErrorKind::Refused, None),
+            fs::Error::NoSpace(_) => {
+                (ErrorKind::Refused, Some("grow the disk first: `vmimg image resize`, then `vmimg disk grow`"))
+            }
+            fs::Error::Unrepresentable { .. } => (ErrorKind::Unsupported, None),
+            fs::Error::Corrupt { .. } => (ErrorKind::Corrupt, Some("nothing was changed; `e2fsck -f` repairs ext4")),
+            fs::Error::Refused(_) => (ErrorKind::Unsupported, Some("nothing was changed")),
+            _ => (ErrorKind::Unexpected, None),
+        };
+        Self::from_source(kind, hint, error)
+    }
+}
+
+impl From<partition::Error> for CommandError {
+    fn from(error: partition::Error) -> Self {
+        let kind = match error {
+            partition::Error::Storage(error) => return error.into(),
+            partition::Error::NoTable | partition::Error::NoPartition(_) => ErrorKind::NotFound,
+            partition::Error::Corrupt(_) => ErrorKind::Corrupt,
+            partition::Error::Unsupported(_) => ErrorKind::Unsupported,
+            _ => ErrorKind::Unexpected,
+        };
+        Self::from_source(kind, None, error)
+    }
+}

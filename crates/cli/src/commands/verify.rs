@@ -3,9 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use imgcore::block::{self, BlockRead};
+use imgcore::image::{self, Format, OpenOptions, OpenPolicy};
 use serde::Serialize;
 
 use super::boot::base;
+use super::running::Running;
 use crate::context::Context;
 use crate::domain::probe_seed;
 use crate::error::{CommandError, ErrorKind};
@@ -78,9 +81,10 @@ fn verify(context: &Context, root: &Root, name: MachineName) -> Result<Report, C
         Err(error) => checks.push(check("record", Err(error))?),
         Ok(machine) => {
             let folder = root.folder(&name);
+            let runs = Running::find(context, root, &name)?.state()?.is_active();
             checks.push(check("record", Ok(()))?);
             checks.push(check("base", base::check(context, &machine, machine.base.sha256.is_some()))?);
-            checks.push(check("disk", disk(&folder, &machine))?);
+            checks.push(check("disk", disk(&folder, &machine, runs))?);
             if machine.seed.is_some() {
                 checks.push(check("seed", seed(context, &folder, &machine))?);
             }
@@ -102,13 +106,20 @@ fn check(what: &'static str, outcome: Result<(), CommandError>) -> Result<Check,
     }
 }
 
-fn disk(folder: &Path, machine: &Machine) -> Result<(), CommandError> {
+/// Opens the disk with its chain, and compares what it says with the record. A running machine's disk is not locked.
+fn disk(folder: &Path, machine: &Machine, runs: bool) -> Result<(), CommandError> {
     let path = folder.join(&machine.disk.file);
-    let format = crate::domain::probe_format(&path)?;
-    if format.name() == machine.disk.format {
-        return Ok(());
+    let wrong = |what: String| Err(CommandError::new(ErrorKind::Corrupt, format!("`{}` {what}", path.display())));
+    let options = OpenOptions { format: Some(Format::Qcow2), policy: OpenPolicy::PlainPaths, follow: true, lock: !runs };
+    let disk = image::open(&path, &options).map_err(block::Error::from)?;
+    if disk.size() != machine.disk.size {
+        return wrong(format!("has {} bytes instead of {}", disk.size(), machine.disk.size));
     }
-    Err(CommandError::new(ErrorKind::Corrupt, format!("`{}` is not {}", path.display(), machine.disk.format)))
+    let base = disk.backing().and_then(|base| fs::canonicalize(base.path()).ok());
+    if base != fs::canonicalize(&machine.base.path).ok() {
+        return wrong(format!("is not an overlay of `{}`", machine.base.path.display()));
+    }
+    Ok(())
 }
 
 fn seed(context: &Context, folder: &Path, machine: &Machine) -> Result<(), CommandError> {

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use super::header::check_alone;
+use super::alone::check_alone;
 use super::{ImageName, RECORD_FILE, StoredImage};
 use crate::context::Context;
 use crate::domain::{DiskFormat, probe_format};
@@ -51,13 +51,14 @@ pub fn add(context: &Context, root: &Root, addition: &Addition) -> Result<Stored
         return Err(CommandError::new(ErrorKind::Corrupt, message).hint("download it again"));
     }
     // The copy is checked, which nobody else can change, and not the source.
-    let copy = open_source(&entry.path().join(&file))?;
-    let virtual_size = check_alone(&copy, &addition.source, format)?;
+    let copy = entry.path().join(&file);
+    let cannot_add = |error: CommandError| error.context(format!("`{}` cannot be added", addition.source.display()));
+    let virtual_size = check_alone(&copy, format).map_err(cannot_add)?;
     let image = StoredImage {
         version: 1,
         name: addition.name.clone(),
         format,
-        size: copy.metadata().map_err(|error| CommandError::io("cannot look at the copy", error))?.len(),
+        size: fs::metadata(&copy).map_err(|error| CommandError::io("cannot look at the copy", error))?.len(),
         file,
         virtual_size,
         sha256,

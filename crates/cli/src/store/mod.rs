@@ -11,9 +11,9 @@
 //! An image of the store refers to no other file, so a machine on it depends on one file alone.
 
 mod add;
+mod alone;
 mod builtin;
 mod catalog;
-mod header;
 mod name;
 mod resolve;
 mod shelf;

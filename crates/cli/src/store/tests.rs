@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use imgcore::qcow2::{CreateOptions, NewBacking, create};
+use imgcore::storage::FileDisk;
 use tempfile::TempDir;
 
 use super::{Addition, Origin, add, list, load, remove, resolve, verify};
@@ -69,10 +71,11 @@ fn a_wrong_digest_a_taken_name_and_a_backing_file_leave_nothing() {
     let host = Host::new();
     let source = host.file("disk.raw", &[1; 1000]);
     assert_eq!(host.add(&source, Some(&"0".repeat(64))).unwrap_err().kind(), ErrorKind::Corrupt);
-    let mut overlay = vec![0; 512];
-    overlay[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
-    overlay[15] = 104;
-    assert_eq!(host.add(&host.file("overlay", &overlay), None).unwrap_err().kind(), ErrorKind::Refused);
+    let backing = Some(NewBacking { name: b"disk.raw".to_vec(), format: "raw".to_owned() });
+    let overlay = host.folder.path().join("overlay.qcow2");
+    let options = CreateOptions { backing, ..CreateOptions::new(1000) };
+    create(&mut FileDisk::create_new(&overlay).unwrap(), &options).unwrap();
+    assert_eq!(host.add(&overlay, None).unwrap_err().kind(), ErrorKind::Refused);
     assert_eq!(host.entries(), Vec::<String>::new());
     host.add(&source, None).unwrap();
     assert_eq!(host.add(&source, None).unwrap_err().kind(), ErrorKind::Refused);

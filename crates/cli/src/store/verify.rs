@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::StoredImage;
 use super::add::hex;
-use super::header::check_alone;
+use super::alone::check_alone;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::progress::Progress;
@@ -25,8 +25,7 @@ pub fn verify(context: &Context, store: &Path, image: &StoredImage) -> Result<()
             CommandError::new(ErrorKind::Corrupt, message).hint("remove it and add it again; machines on it are damaged")
         );
     }
-    let file = File::open(&path).map_err(|error| CommandError::io(format!("cannot open `{}`", path.display()), error))?;
-    check_alone(&file, &path, image.format).map(drop)
+    check_alone(&path, image.format).map(drop)
 }
 
 /// Returns the SHA-256 of a file in hexadecimal.

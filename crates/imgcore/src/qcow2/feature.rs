@@ -39,11 +39,11 @@ pub(super) fn describe(bits: u64, extensions: &[Extension]) -> String {
     let mut described = Vec::new();
     for bit in (0..64_u8).filter(|bit| bits.wrapping_shr(u32::from(*bit)) & 1 == 1) {
         let entries = table.map(|table| table.data.chunks_exact(ENTRY)).into_iter().flatten();
-        let name = entries.filter_map(|entry| match entry.split_first_chunk::<2>() {
+        let mut names = entries.filter_map(|entry| match entry.split_first_chunk::<2>() {
             Some(([0, number], name)) if *number == bit => Some(name),
             _ => None,
         });
-        let name = name.last().map(|name| {
+        let name = names.next_back().map(|name| {
             let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
             String::from_utf8_lossy(name).escape_debug().to_string()
         });

@@ -18,6 +18,7 @@
 pub mod document;
 pub mod guest;
 pub mod identity;
+pub mod iso;
 pub mod keys;
 pub mod network;
 pub mod plan;

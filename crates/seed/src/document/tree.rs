@@ -7,6 +7,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Tree {
     files: BTreeMap<String, Arc<[u8]>>,
+    /// The sum of all lengths, a shared content counted each time.
+    bytes: usize,
 }
 
 /// Why a file has no place in a tree.
@@ -50,9 +52,11 @@ impl Tree {
             return Err(TreeError::Taken { path: path.to_owned() });
         }
         let contents = contents.into();
-        if self.files.len() >= MAX_FILES || self.bytes().saturating_add(contents.len()) > MAX_BYTES {
+        let bytes = self.bytes.saturating_add(contents.len());
+        if self.files.len() >= MAX_FILES || bytes > MAX_BYTES {
             return Err(TreeError::TooLarge);
         }
+        self.bytes = bytes;
         self.files.insert(path.to_owned(), contents);
         Ok(())
     }
@@ -78,11 +82,6 @@ impl Tree {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
-    }
-
-    /// Returns the sum of all lengths, a shared content counted each time.
-    fn bytes(&self) -> usize {
-        self.files.values().fold(0, |sum, contents| sum.saturating_add(contents.len()))
     }
 
     fn is_taken(&self, path: &str) -> bool {

@@ -1,5 +1,6 @@
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use imgcore::fs::{self, DirEntry, FileKind, FileSystem, GuestPath, Metadata};
 
@@ -10,6 +11,8 @@ use super::{Error, Volume, VolumeContent, fstab, root};
 pub struct Tree {
     /// The root first; later ones may lie below earlier ones.
     mounts: Vec<Mount>,
+    /// What was found at paths without links: the same folders are on the way to most paths.
+    seen: Arc<Mutex<HashMap<GuestPath, Option<Metadata>>>>,
 }
 
 /// Where a path of the guest is stored.
@@ -60,6 +63,7 @@ impl Tree {
                 device: format!("partition {partition}"),
                 source: Source::Files(partition, files),
             }],
+            seen: Arc::default(),
         };
         let table = tree.read("/etc/fstab", TABLE_MAX)?.unwrap_or_default();
         let mut entries: Vec<_> = fstab::decode(&table)
@@ -81,6 +85,7 @@ impl Tree {
                 (None, None) => Source::Other("it is not on this disk".to_owned()),
             };
             tree.mounts.push(Mount { point: resolved.path, device: entry.spec, source });
+            tree.seen = Arc::default();
         }
         Ok(tree)
     }
@@ -274,12 +279,18 @@ impl Tree {
     }
 
     fn stat(&self, real: &GuestPath) -> Result<Option<Metadata>, Error> {
-        let (partition, files, inner) = self.files(real)?;
-        match files.symlink_metadata(&inner) {
-            Ok(metadata) => Ok(Some(metadata)),
-            Err(fs::Error::NotFound(_)) => Ok(None),
-            Err(source) => Err(Error::FileSystem { partition, source }),
+        // A panic elsewhere leaves the map whole: each entry is inserted at once.
+        if let Some(seen) = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(real) {
+            return Ok(*seen);
         }
+        let (partition, files, inner) = self.files(real)?;
+        let found = match files.symlink_metadata(&inner) {
+            Ok(metadata) => Some(metadata),
+            Err(fs::Error::NotFound(_)) => None,
+            Err(source) => return Err(Error::FileSystem { partition, source }),
+        };
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(real.clone(), found);
+        Ok(found)
     }
 
     /// Returns the file system that holds a path without links, and the path inside.

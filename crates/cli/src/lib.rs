@@ -32,6 +32,7 @@ pub mod exit;
 pub mod hypervisor;
 pub mod interrupt;
 pub mod machine;
+pub mod open;
 pub mod output;
 pub mod progress;
 pub mod publish;

@@ -2,8 +2,10 @@
 
 pub mod boot;
 pub mod console;
+pub mod disk;
 pub mod domain;
 pub mod generate;
+pub mod image;
 pub mod list;
 pub mod remove;
 mod running;
@@ -52,6 +54,10 @@ pub enum Command {
     Console(console::Args),
     /// Log in to a guest
     Ssh(ssh::Args),
+    /// What is inside a disk: files, partitions, changes without a mount
+    Disk(disk::Args),
+    /// Image files, with qemu-img's verbs and options
+    Image(image::Args),
     /// What a guest reads at its first boot: seeds and keys
     Seed(seed::Args),
     /// Base images by name: add, list, verify, remove
@@ -77,6 +83,8 @@ pub fn run(command: Command, context: &Context) -> Result<(), CommandError> {
         Command::Remove(args) => remove::run(args, context),
         Command::Console(args) => console::run(args, context),
         Command::Ssh(args) => ssh::run(args, context),
+        Command::Disk(args) => disk::run(args, context),
+        Command::Image(args) => image::run(args, context),
         Command::Seed(args) => seed::run(args, context),
         Command::Store(args) => store::run(args, context),
         Command::Domain(args) => domain::run(args, context),
@@ -157,7 +165,7 @@ const TEMPLATE: &str = "\
 
 const GROUPS: &[(&str, &[&str])] = &[
     ("Machines", &["boot", "list", "show", "verify", "stop", "remove", "console", "ssh"]),
-    ("Images and descriptions", &["seed", "store", "domain"]),
+    ("Images and descriptions", &["disk", "image", "seed", "store", "domain"]),
     ("The program itself", &["generate"]),
 ];
 

@@ -1,6 +1,6 @@
 //! What failures of images and file systems are to a command, and what helps.
 
-use imgcore::{block, fs, partition};
+use imgcore::{block, fs, image, partition, qcow2};
 
 use super::{CommandError, ErrorKind, block_kind};
 
@@ -45,5 +45,31 @@ impl From<partition::Error> for CommandError {
             _ => ErrorKind::Unexpected,
         };
         Self::from_source(kind, None, error)
+    }
+}
+
+impl From<image::Error> for CommandError {
+    fn from(error: image::Error) -> Self {
+        let (kind, hint) = match error {
+            image::Error::Storage(error) => return error.into(),
+            image::Error::UnknownFormat(_) => (ErrorKind::Usage, Some("the formats are `raw` and `qcow2`")),
+            image::Error::InvalidOptions(_) => (ErrorKind::Usage, None),
+            _ => (block_kind(error.kind()), None),
+        };
+        Self::from_source(kind, hint, error)
+    }
+}
+
+impl From<qcow2::Error> for CommandError {
+    fn from(error: qcow2::Error) -> Self {
+        let (kind, hint) = match error {
+            qcow2::Error::Storage(error) => return error.into(),
+            qcow2::Error::NotQcow2 => (ErrorKind::Corrupt, Some("`-f raw` opens what is not qcow2")),
+            qcow2::Error::Corrupt(_) => (ErrorKind::Corrupt, None),
+            qcow2::Error::Unsupported(_) => (ErrorKind::Unsupported, None),
+            qcow2::Error::InvalidOptions(_) => (ErrorKind::Usage, None),
+            _ => (ErrorKind::Unexpected, None),
+        };
+        Self::from_source(kind, hint, error)
     }
 }

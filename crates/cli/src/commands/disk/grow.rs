@@ -1,0 +1,81 @@
+//! `vmimg disk grow`: a partition and its file system take up the space that the disk has.
+
+use imgcore::partition;
+use serde::Serialize;
+
+use super::change::change;
+use super::volume::{VolumeArgs, choose};
+use crate::context::Context;
+use crate::error::{CommandError, ErrorKind};
+use crate::output::{ReportArgs, human_size};
+
+/// The arguments of `vmimg disk grow`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The image itself is made larger first, by `vmimg image resize`. What has all of
+its space already is left alone.
+
+Examples:
+  vmimg image resize -f qcow2 web1.qcow2 20G && vmimg disk grow web1.qcow2
+  vmimg disk grow -f raw --partition 3 --no-fs disk.raw")]
+pub(super) struct Args {
+    #[command(flatten)]
+    volume: VolumeArgs,
+    /// Grow the partition alone, not the file system in it
+    #[arg(long)]
+    no_fs: bool,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// What was grown, as JSON has it; sizes are bytes.
+#[derive(Debug, Default, Serialize)]
+struct Grown {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition: Option<GrownPart>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_system: Option<GrownPart>,
+}
+
+#[derive(Debug, Serialize)]
+struct GrownPart {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<u32>,
+    old_size: u64,
+    new_size: u64,
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let VolumeArgs { format, partition, image } = &args.volume;
+    let grown = change(context, image, *format, |disk| {
+        let number = choose(disk, *partition)?;
+        let mut grown = Grown::default();
+        if number > 0 {
+            let growth = partition::grow(disk, number)?;
+            grown.partition = Some(GrownPart { number: Some(number), old_size: growth.old.len(), new_size: growth.new.len() });
+        }
+        if !args.no_fs {
+            let message = "growing a file system is not supported";
+            return Err(CommandError::new(ErrorKind::Unsupported, message).hint("`--no-fs` grows the partition alone"));
+        }
+        Ok(grown)
+    })?;
+    args.report.print(context, &grown, Grown::text)
+}
+
+impl Grown {
+    fn text(&self) -> String {
+        let part = self.partition.as_ref().map(|part| (format!("partition {}", part.number.unwrap_or_default()), part));
+        let files = self.file_system.as_ref().map(|files| ("file system".to_owned(), files));
+        let mut text = String::new();
+        for (name, part) in part.into_iter().chain(files) {
+            let (old, new) = (human_size(part.old_size), human_size(part.new_size));
+            if part.old_size == part.new_size {
+                text.push_str(&format!("{name}: {new}, all of its space\n"));
+            } else {
+                text.push_str(&format!("{name}: {old} -> {new}\n"));
+            }
+        }
+        text
+    }
+}

@@ -1,0 +1,52 @@
+//! `vmimg disk inject`: files, folders and links go into a guest, all of them or none.
+
+use std::path::PathBuf;
+
+use imgcore::fs::ext4::{Editor, Timestamp};
+
+use super::change::change;
+use super::manifest;
+use super::volume::{VolumeArgs, choose, window};
+use crate::context::Context;
+use crate::error::CommandError;
+
+/// The arguments of `vmimg disk inject`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The manifest is a JSON list of objects:
+  op       write, mkdir or symlink
+  path     the path in the guest; folders above it are made when missing
+  src      for write: the host file, relative to the manifest's folder
+  target   for symlink: its text
+  mode     permission bits: a number, or octal digits as in \"0644\"
+  uid, gid the owner's and the group's number
+  mtime    modification time in seconds since 1970
+  xattrs   extended attributes: {\"user.name\": \"hexadecimal digits\"}
+A file that exists gets new contents and keeps what the object does not say.
+
+[{\"op\": \"mkdir\", \"path\": \"/srv/www\", \"mode\": \"0755\", \"uid\": 33, \"gid\": 33},
+ {\"op\": \"write\", \"path\": \"/srv/www/index.html\", \"src\": \"index.html\"}]
+
+Examples:
+  vmimg disk inject --manifest files.json web1.qcow2
+  vmimg disk inject -f raw --partition 1 --manifest files.json disk.raw")]
+pub(super) struct Args {
+    #[command(flatten)]
+    volume: VolumeArgs,
+    /// What to put into the guest
+    #[arg(long, value_name = "FILE")]
+    manifest: PathBuf,
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let plan = manifest::read(context, &args.manifest)?;
+    let VolumeArgs { format, partition, image } = &args.volume;
+    let now = Timestamp { secs: context.unix_time(), nanos: 0 };
+    change(context, image, *format, |disk| {
+        let number = choose(disk, *partition)?;
+        let mut editor = Editor::open(window(&mut *disk, number)?, now)?;
+        editor.apply(&plan)?;
+        editor.finish()?;
+        Ok(())
+    })
+}

@@ -1,0 +1,157 @@
+//! `vmimg disk inspect`: what is on a disk.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use imgcore::block::{BlockRead, ByteRange, Slice};
+use imgcore::fs::FileSystem;
+use imgcore::fs::ext4::Ext4;
+use imgcore::image::{Disk, Format};
+use imgcore::partition::Table;
+use seed::guest::{Guest, Tree, Volume, VolumeContent, VolumeNames};
+use serde::Serialize;
+
+use super::partitions::TableReport;
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::open::{open, options};
+use crate::output::{ReportArgs, human_size, printable};
+
+/// The arguments of `vmimg disk inspect`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  vmimg disk inspect debian-12.qcow2
+  vmimg disk inspect --json -f raw disk.raw")]
+pub(super) struct Args {
+    /// The image's format; it is guessed otherwise
+    #[arg(short = 'f', long, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// The partition with the root file system, where that is not clear
+    #[arg(long, value_name = "N")]
+    partition: Option<u32>,
+    /// The image
+    #[arg(value_name = "IMG")]
+    image: PathBuf,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// What is on a disk, as JSON has it; sizes are bytes.
+#[derive(Serialize)]
+struct DiskReport {
+    format: String,
+    size: u64,
+    table: TableReport,
+    file_systems: Vec<FileSystemReport>,
+    guest: Option<Guest>,
+    /// Why nothing is known about the guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_guest: Option<String>,
+}
+
+#[derive(Serialize)]
+struct FileSystemReport {
+    /// 0 for a disk without a partition table.
+    partition: u32,
+    /// `ext4`, or why the partition cannot be read.
+    content: String,
+    #[serde(flatten)]
+    names: VolumeNames,
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let disk = Arc::new(open(context, &args.image, &options(args.format, false))?);
+    let (format, size) = (disk.format().to_string(), disk.size());
+    let table = Table::read(&disk)?;
+    let volumes = volumes(&disk, table.as_ref())?;
+    let tree = Tree::assemble(&volumes, args.partition);
+    let guest = tree.and_then(|tree| Guest::inspect(&tree));
+    let (guest, no_guest) = match guest {
+        Ok(guest) => (Some(guest), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let file_systems = volumes.into_iter().map(FileSystemReport::new).collect();
+    let report = DiskReport { format, size, table: TableReport::new(table, size), file_systems, guest, no_guest };
+    args.report.print(context, &report, DiskReport::text)
+}
+
+/// Returns what is in the partitions of `disk`, or in all of it when there is no `table`.
+fn volumes(disk: &Arc<Disk>, table: Option<&Table>) -> Result<Vec<Volume>, CommandError> {
+    let Some(table) = table else {
+        let whole = ByteRange::new(0, disk.size()).unwrap_or_default();
+        return Ok(vec![volume(disk, 0, whole, VolumeNames::default())?]);
+    };
+    let mut volumes = Vec::new();
+    for partition in table.partitions.iter().filter(|partition| !partition.is_extended()) {
+        let part_label = Some(partition.name.clone()).filter(|name| !name.is_empty());
+        let part_uuid = Some(partition.part_uuid.clone()).filter(|uuid| !uuid.is_empty());
+        let names = VolumeNames { part_uuid, part_label, ..VolumeNames::default() };
+        volumes.push(volume(disk, partition.number, partition.range, names)?);
+    }
+    Ok(volumes)
+}
+
+fn volume(disk: &Arc<Disk>, number: u32, range: ByteRange, names: VolumeNames) -> Result<Volume, CommandError> {
+    let (names, content) = match Ext4::open(Slice::open(Arc::clone(disk), range)?) {
+        Ok(files) => {
+            let label = Some(String::from_utf8_lossy(&files.label()).into_owned()).filter(|label| !label.is_empty());
+            let names = VolumeNames { uuid: Some(uuid_text(files.uuid())), label, ..names };
+            let files: Arc<dyn FileSystem> = Arc::new(files);
+            (names, VolumeContent::Files(files))
+        }
+        Err(error) => (names, VolumeContent::Other(error.to_string())),
+    };
+    Ok(Volume { partition: number, names, content })
+}
+
+fn uuid_text(bytes: [u8; 16]) -> String {
+    uuid::Uuid::from_bytes(bytes).to_string()
+}
+
+impl FileSystemReport {
+    fn new(volume: Volume) -> Self {
+        let content = match volume.content {
+            VolumeContent::Files(_) => "ext4".to_owned(),
+            VolumeContent::Other(reason) => reason,
+        };
+        Self { partition: volume.partition, content, names: volume.names }
+    }
+}
+
+impl DiskReport {
+    fn text(&self) -> String {
+        let mut text = format!("{} image, {}\n", self.format, human_size(self.size));
+        text.push_str(&self.table.text());
+        for files in &self.file_systems {
+            let place = match files.partition {
+                0 => "whole disk".to_owned(),
+                number => format!("partition {number}"),
+            };
+            let label = files.names.label.as_ref().map(|label| format!(", label {}", printable(label))).unwrap_or_default();
+            text.push_str(&format!("{place}: {}{label}\n", printable(&files.content)));
+        }
+        match (&self.guest, &self.no_guest) {
+            (Some(guest), _) => text.push_str(&guest_text(guest)),
+            (None, reason) => text.push_str(&format!("guest: {}\n", reason.as_deref().unwrap_or("none"))),
+        }
+        text
+    }
+}
+
+fn guest_text(guest: &Guest) -> String {
+    let name = guest.os.pretty_name.clone().unwrap_or_else(|| guest.os.id.clone());
+    let yes_no = |yes: bool| if yes { "yes" } else { "no" };
+    let users: Vec<&str> =
+        guest.users.iter().filter(|user| user.uid >= 1000 && user.uid < 65534).map(|user| user.name.as_str()).collect();
+    let lines = [
+        format!("guest: {}, root on partition {}", printable(name), guest.root_partition),
+        format!("host name: {}", printable(guest.hostname.as_deref().unwrap_or("none"))),
+        format!("users: {}", if users.is_empty() { "none but the system's".to_owned() } else { printable(users.join(", ")) }),
+        format!("cloud-init: {}", yes_no(guest.cloud_init)),
+        format!("SSH server: {}", yes_no(guest.ssh_server.is_some())),
+        format!("Salt minion: {}", yes_no(guest.salt_minion.is_some())),
+        format!("SELinux: {}", yes_no(guest.selinux.is_some())),
+    ];
+    lines.join("\n") + "\n"
+}

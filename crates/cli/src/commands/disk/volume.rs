@@ -1,0 +1,118 @@
+//! The file system that a command is about: a partition of an image, or all of it.
+
+use std::path::PathBuf;
+
+use imgcore::block::{BlockRead, ByteRange, Slice};
+use imgcore::fs::ext4::Ext4;
+use imgcore::fs::{FileSystem, GuestPath};
+use imgcore::image::{Disk, Format};
+use imgcore::partition::{Partition, Table};
+
+use crate::context::Context;
+use crate::error::{CommandError, ErrorKind};
+
+use crate::open::{open, options};
+
+/// Which file system of which image.
+#[derive(Debug, clap::Args)]
+pub(super) struct VolumeArgs {
+    /// The image's format; it is guessed otherwise
+    #[arg(short = 'f', long, value_name = "FORMAT")]
+    pub(super) format: Option<Format>,
+    /// The partition by its number; otherwise that of the root
+    #[arg(long, value_name = "N")]
+    pub(super) partition: Option<u32>,
+    /// The image
+    #[arg(value_name = "IMG")]
+    pub(super) image: PathBuf,
+}
+
+/// A file system of an image, open for reading.
+#[derive(Debug)]
+pub(super) struct Volume {
+    files: Ext4<Slice<Disk>>,
+}
+
+impl Volume {
+    /// Opens the image and finds the file system in it.
+    pub(super) fn open(context: &Context, args: &VolumeArgs) -> Result<Self, CommandError> {
+        let disk = open(context, &args.image, &options(args.format, false))?;
+        let number = choose(&disk, args.partition)?;
+        Ok(Self { files: Ext4::open(window(disk, number)?)? })
+    }
+
+    pub(super) fn file_system(&self) -> &dyn FileSystem {
+        &self.files
+    }
+}
+
+/// Returns the number of the partition that is meant, 0 for a disk without a table.
+///
+/// # Errors
+///
+/// [`ErrorKind::NotFound`] when there is no such partition, [`ErrorKind::Usage`] when it is not clear which one is meant.
+pub(super) fn choose(disk: &dyn BlockRead, wanted: Option<u32>) -> Result<u32, CommandError> {
+    let Some(table) = Table::read(disk)? else {
+        return match wanted {
+            None | Some(0) => Ok(0),
+            Some(number) => {
+                let message = format!("there is no partition {number}: the disk has no partition table");
+                Err(CommandError::new(ErrorKind::NotFound, message).hint("leave `--partition` out"))
+            }
+        };
+    };
+    match wanted {
+        Some(number) if table.partition(number).is_some() => Ok(number),
+        Some(number) => {
+            Err(CommandError::new(ErrorKind::NotFound, format!("there is no partition {number}")).hint(those_of(&table)))
+        }
+        None => root(disk, &table),
+    }
+}
+
+/// Returns the part of `disk` that is the partition `number`, all of it for 0.
+pub(super) fn window<D: BlockRead>(disk: D, number: u32) -> Result<Slice<D>, CommandError> {
+    let range = match number {
+        0 => ByteRange::new(0, disk.size()),
+        _ => Table::read(&disk)?.and_then(|table| table.partition(number).map(|partition| partition.range)),
+    };
+    let range = range.ok_or_else(|| CommandError::new(ErrorKind::NotFound, format!("there is no partition {number}")))?;
+    Ok(Slice::open(disk, range)?)
+}
+
+/// Returns the partition with the guest's root, or the only one with a file system that can be read.
+fn root(disk: &dyn BlockRead, table: &Table) -> Result<u32, CommandError> {
+    let mut readable = Vec::new();
+    let mut roots = Vec::new();
+    for partition in table.partitions.iter().filter(|partition| !partition.is_extended()) {
+        let Ok(files) = Ext4::open(Slice::open(disk, partition.range)?) else { continue };
+        readable.push(partition.number);
+        if looks_like_a_root(&files) {
+            roots.push(partition.number);
+        }
+    }
+    match (roots.as_slice(), readable.as_slice()) {
+        ([one], _) | ([], [one]) => Ok(*one),
+        ([], []) => Err(CommandError::new(ErrorKind::Unsupported, "no partition has a file system that can be read")
+            .hint(those_of(table))
+            .hint("`--partition N` says why partition N cannot be read")),
+        _ => Err(CommandError::new(ErrorKind::Usage, "more than one partition could be the root")
+            .hint(those_of(table))
+            .hint("`--partition N` chooses one")),
+    }
+}
+
+fn looks_like_a_root(files: &dyn FileSystem) -> bool {
+    ["/etc/os-release", "/usr/lib/os-release", "/etc/passwd", "/etc/fstab"].iter().any(|path| {
+        let path = GuestPath::new(path);
+        path.is_ok_and(|path| files.symlink_metadata(&path).is_ok())
+    })
+}
+
+fn those_of(table: &Table) -> String {
+    let numbers: Vec<String> = table.partitions.iter().map(|Partition { number, .. }| number.to_string()).collect();
+    match numbers.as_slice() {
+        [] => "the partition table is empty".to_owned(),
+        numbers => format!("the image has partitions {}", numbers.join(", ")),
+    }
+}

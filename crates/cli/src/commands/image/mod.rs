@@ -1,0 +1,56 @@
+//! `vmimg image`: qemu-img's verbs, spelling, output and exit codes.
+
+mod convert;
+mod create;
+mod differences;
+mod info;
+mod options;
+mod report;
+mod resize;
+mod sparse;
+mod target;
+mod watched;
+
+use clap::Subcommand;
+
+use crate::context::Context;
+use crate::error::CommandError;
+
+/// The arguments of `vmimg image`.
+#[derive(Debug, clap::Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
+These take the command lines of qemu-img, print the same, and return the same
+codes: `alias qemu-img='vmimg image'` keeps scripts working."
+)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Show what an image is
+    Info(info::Args),
+    /// Make a new image, empty or on top of another
+    Create(create::Args),
+    /// Copy an image to another format
+    Convert(convert::Args),
+    /// Change the size of an image
+    Resize(resize::Args),
+}
+
+/// Runs `vmimg image`.
+///
+/// # Errors
+///
+/// What the verb failed with.
+pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
+    match args.verb {
+        Verb::Info(args) => info::run(&args, context),
+        Verb::Create(args) => create::run(args, context),
+        Verb::Convert(args) => convert::run(args, context),
+        Verb::Resize(args) => resize::run(&args, context),
+    }
+}

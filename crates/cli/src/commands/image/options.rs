@@ -1,0 +1,191 @@
+//! The options of a new image, as `-o` takes them.
+
+use crate::error::{CommandError, ErrorKind};
+use crate::size::Size;
+
+/// What `-o` can say about a new image; what is `None` was not said.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct CreateOptions {
+    pub(super) size: Option<Size>,
+    /// qcow2 version 2 instead of 3.
+    pub(super) version_2: Option<bool>,
+    pub(super) backing_file: Option<String>,
+    pub(super) backing_format: Option<String>,
+    pub(super) cluster_size: Option<u64>,
+    pub(super) preallocation: Option<Preallocation>,
+    pub(super) lazy_refcounts: Option<bool>,
+    pub(super) refcount_bits: Option<u32>,
+    pub(super) extended_l2: Option<bool>,
+    pub(super) compression: Option<CompressionType>,
+    pub(super) data_file: Option<String>,
+    pub(super) data_file_raw: Option<bool>,
+}
+
+/// How much of a new image is set aside at once.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub(super) enum Preallocation {
+    /// Nothing.
+    #[default]
+    Off,
+    /// The tables for all of the disk.
+    Metadata,
+    /// All of the disk, without writing it.
+    Falloc,
+    /// All of the disk, written with zeros.
+    Full,
+}
+
+/// How compressed clusters are compressed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum CompressionType {
+    Zlib,
+    Zstd,
+}
+
+impl CreateOptions {
+    /// Reads `-o` options, each a list of `key=value` with commas between them; a comma in a value is doubled.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`] names what is not understood, [`ErrorKind::Unsupported`] what is not supported.
+    pub(super) fn parse(format: &str, lists: &[String]) -> Result<Self, CommandError> {
+        let mut options = Self::default();
+        for list in lists {
+            for pair in split(list) {
+                let (key, value) = pair.split_once('=').unwrap_or((pair.as_str(), "on"));
+                options.set(format, key, value)?;
+            }
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, format: &str, key: &str, value: &str) -> Result<(), CommandError> {
+        let raw = ["size", "preallocation", "nocow"];
+        if format == "raw" && !raw.contains(&key) {
+            return Err(usage(format!("the format `raw` has no option `{key}`")));
+        }
+        match key {
+            "size" => self.size = Some(value.parse().map_err(|error| usage("wrong option `size`").with_source(error))?),
+            "compat" => self.version_2 = Some(version_2(value)?),
+            "backing_file" => self.backing_file = Some(value.to_owned()),
+            "backing_fmt" => self.backing_format = Some(value.to_owned()),
+            "cluster_size" => {
+                let size: Size = value.parse().map_err(|error| usage("wrong option `cluster_size`").with_source(error))?;
+                self.cluster_size = Some(size.0);
+            }
+            "preallocation" => {
+                let mode = <Preallocation as clap::ValueEnum>::from_str(value, false);
+                self.preallocation = Some(mode.map_err(|_| wrong_value(key, value, "off, metadata, falloc or full"))?);
+            }
+            "lazy_refcounts" => self.lazy_refcounts = Some(switch(key, value)?),
+            "refcount_bits" => {
+                let bits = value.parse().ok().filter(|bits: &u32| bits.is_power_of_two() && *bits <= 64);
+                self.refcount_bits = Some(bits.ok_or_else(|| wrong_value(key, value, "1, 2, 4, 8, 16, 32 or 64"))?);
+            }
+            "extended_l2" => self.extended_l2 = Some(switch(key, value)?),
+            "compression_type" => self.compression = Some(compression(value)?),
+            "data_file" => self.data_file = Some(value.to_owned()),
+            "data_file_raw" => self.data_file_raw = Some(switch(key, value)?),
+            "nocow" if !switch(key, value)? => {}
+            "encryption" if !switch(key, value)? => {}
+            "nocow" | "encryption" => return Err(unsupported(key)),
+            _ if key.starts_with("encrypt.") => return Err(unsupported(key)),
+            _ => return Err(usage(format!("the format `{format}` has no option `{key}`"))),
+        }
+        Ok(())
+    }
+}
+
+/// Splits at single commas; two of them stand for one.
+fn split(list: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut rest = list.chars().peekable();
+    while let Some(c) = rest.next() {
+        if c != ',' {
+            parts.last_mut().into_iter().for_each(|part| part.push(c));
+        } else if rest.next_if_eq(&',').is_some() {
+            parts.last_mut().into_iter().for_each(|part| part.push(','));
+        } else {
+            parts.push(String::new());
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+fn version_2(value: &str) -> Result<bool, CommandError> {
+    match value {
+        "0.10" | "v2" => Ok(true),
+        "1.1" | "v3" => Ok(false),
+        _ => Err(wrong_value("compat", value, "0.10 or 1.1")),
+    }
+}
+
+fn compression(value: &str) -> Result<CompressionType, CommandError> {
+    match value {
+        "zlib" => Ok(CompressionType::Zlib),
+        "zstd" => Ok(CompressionType::Zstd),
+        _ => Err(wrong_value("compression_type", value, "zlib or zstd")),
+    }
+}
+
+fn switch(key: &str, value: &str) -> Result<bool, CommandError> {
+    match value {
+        "on" | "yes" | "true" | "y" => Ok(true),
+        "off" | "no" | "false" | "n" => Ok(false),
+        _ => Err(wrong_value(key, value, "on or off")),
+    }
+}
+
+fn wrong_value(key: &str, value: &str, allowed: &str) -> CommandError {
+    usage(format!("the option `{key}` is {allowed}, not `{value}`"))
+}
+
+fn unsupported(key: &str) -> CommandError {
+    CommandError::new(ErrorKind::Unsupported, format!("the option `{key}` is not supported"))
+}
+
+fn usage(message: impl Into<String>) -> CommandError {
+    CommandError::new(ErrorKind::Usage, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CompressionType, CreateOptions, Preallocation, split};
+    use crate::error::ErrorKind;
+    use crate::size::Size;
+
+    fn parse(list: &str) -> Result<CreateOptions, ErrorKind> {
+        CreateOptions::parse("qcow2", &[list.to_owned()]).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn a_comma_in_a_value_is_doubled() {
+        assert_eq!(split("a=1,b=x,,y,c"), ["a=1", "b=x,y", "c"]);
+    }
+
+    #[test]
+    fn options_are_read_as_qemu_img_reads_them() {
+        let options =
+            parse("cluster_size=64k,compat=1.1,lazy_refcounts=on,compression_type=zstd,preallocation=metadata,size=1G");
+        let expected = CreateOptions {
+            size: Some(Size(1 << 30)),
+            version_2: Some(false),
+            cluster_size: Some(65536),
+            preallocation: Some(Preallocation::Metadata),
+            lazy_refcounts: Some(true),
+            compression: Some(CompressionType::Zstd),
+            ..CreateOptions::default()
+        };
+        assert_eq!(options, Ok(expected));
+    }
+
+    #[test]
+    fn what_is_unknown_or_unsupported_is_an_error() {
+        assert_eq!(parse("nonsense=1"), Err(ErrorKind::Usage));
+        assert_eq!(parse("refcount_bits=3"), Err(ErrorKind::Usage));
+        assert_eq!(parse("encrypt.format=luks"), Err(ErrorKind::Unsupported));
+        let raw = CreateOptions::parse("raw", &["cluster_size=64k".to_owned()]);
+        assert_eq!(raw.unwrap_err().kind(), ErrorKind::Usage);
+    }
+}

@@ -1,0 +1,119 @@
+//! `vmimg image resize`: a larger disk.
+
+use std::path::PathBuf;
+
+use imgcore::block::{BlockRead, BlockWrite, ByteRange, Hole, Resize};
+use imgcore::image::Format;
+
+use super::options::Preallocation;
+use crate::context::Context;
+use crate::error::{CommandError, ErrorKind};
+use crate::open::{open_writable, options};
+use crate::output::{print_line, warn};
+use crate::size::Size;
+
+/// The arguments of `vmimg image resize`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Partitions and file systems stay as they are; `vmimg disk grow` lets them follow.
+
+Examples:
+  vmimg image resize -f qcow2 web1.qcow2 20G
+  vmimg image resize -f raw disk.raw +512M")]
+pub(super) struct Args {
+    /// The image's format; it is guessed otherwise
+    #[arg(short = 'f', value_name = "FORMAT")]
+    format: Option<Format>,
+    /// What is done for the new space: off, metadata, falloc, full
+    #[arg(long, value_name = "MODE", default_value = "off", hide_possible_values = true)]
+    preallocation: Preallocation,
+    /// Allow a smaller size: what is behind it is lost
+    #[arg(long)]
+    shrink: bool,
+    /// Say nothing
+    #[arg(short = 'q')]
+    quiet: bool,
+    /// The image
+    #[arg(value_name = "IMG")]
+    image: PathBuf,
+    /// The new size, or a change with + or - in front
+    #[arg(value_name = "SIZE", allow_hyphen_values = true)]
+    size: NewSize,
+}
+
+/// A size, or a change of one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum NewSize {
+    To(Size),
+    By(Size),
+    Less(Size),
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let mut disk = open_writable(context, &args.image, &options(args.format, false))?;
+    if args.format.is_none() && disk.format() == Format::Raw {
+        warn(context, format!("the format of `{}` was guessed to be raw; `-f raw` declares it", args.image.display()));
+    }
+    let old = disk.size();
+    let new = match args.size {
+        NewSize::To(size) => Some(size.0),
+        NewSize::By(size) => old.checked_add(size.0),
+        NewSize::Less(size) => old.checked_sub(size.0),
+    };
+    let new = new.filter(|size| *size > 0).and_then(|size| size.checked_next_multiple_of(SECTOR));
+    let new = new.ok_or_else(|| CommandError::new(ErrorKind::Usage, "the new size must be positive and below 16 EiB"))?;
+    if new < old && !args.shrink {
+        return Err(CommandError::new(ErrorKind::Refused, format!("{new} bytes are less than the {old} that the disk has"))
+            .hint("`--shrink` allows it: what is behind the new end is lost"));
+    }
+    let filled = must_fill(args.preallocation, disk.format())?;
+    if new != old {
+        disk.resize(new)?;
+        if filled && let Some(added) = ByteRange::new(old, new) {
+            disk.write_zeroes_at(added, Hole::Keep)?;
+        }
+        disk.flush()?;
+    }
+    if args.quiet { Ok(()) } else { print_line(context, "Image resized.") }
+}
+
+/// Returns whether new space is to be allocated.
+fn must_fill(mode: Preallocation, format: Format) -> Result<bool, CommandError> {
+    match (mode, format) {
+        (Preallocation::Off, _) => Ok(false),
+        (Preallocation::Falloc | Preallocation::Full, Format::Raw) => Ok(true),
+        (_, format) => {
+            let message = format!("preallocation of new space is not supported for the format `{format}`");
+            Err(CommandError::new(ErrorKind::Unsupported, message))
+        }
+    }
+}
+
+impl std::str::FromStr for NewSize {
+    type Err = crate::size::SizeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text.strip_prefix('+'), text.strip_prefix('-')) {
+            (Some(more), _) => more.parse().map(Self::By),
+            (_, Some(less)) => less.parse().map(Self::Less),
+            _ => text.parse().map(Self::To),
+        }
+    }
+}
+
+/// QEMU counts disks in sectors.
+const SECTOR: u64 = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::NewSize;
+    use crate::size::Size;
+
+    #[test]
+    fn sizes_may_be_changes() {
+        assert_eq!("20G".parse(), Ok(NewSize::To(Size(20 << 30))));
+        assert_eq!("+1M".parse(), Ok(NewSize::By(Size(1 << 20))));
+        assert_eq!("-512".parse(), Ok(NewSize::Less(Size(512))));
+        "++1".parse::<NewSize>().unwrap_err();
+    }
+}

@@ -1,0 +1,34 @@
+//! Opening the images that a command line names.
+
+use std::path::Path;
+
+use imgcore::image::{self, Disk, Format, OpenOptions, OpenPolicy, WritableDisk};
+
+use crate::context::Context;
+use crate::error::CommandError;
+
+/// How the commands open an image that the user names: files that it names are followed as qemu-img follows them, which is
+/// plain paths and nothing else, unless the image is not trusted.
+#[must_use]
+pub fn options(format: Option<Format>, untrusted: bool) -> OpenOptions {
+    let policy = if untrusted { OpenPolicy::Nothing } else { OpenPolicy::PlainPaths };
+    OpenOptions { format, policy, ..OpenOptions::default() }
+}
+
+/// Opens the image at `path`, taken from the working folder, for reading.
+///
+/// # Errors
+///
+/// What is wrong with the image, or with the files below it.
+pub fn open(context: &Context, path: &Path, options: &OpenOptions) -> Result<Disk, CommandError> {
+    image::open(&context.absolute(path), options).map_err(CommandError::from)
+}
+
+/// Opens the image at `path`, taken from the working folder, for writing.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_writable(context: &Context, path: &Path, options: &OpenOptions) -> Result<WritableDisk, CommandError> {
+    image::open_writable(&context.absolute(path), options).map_err(CommandError::from)
+}

@@ -1,7 +1,10 @@
 //! What the program prints and returns, to the letter.
 
+mod domain;
 mod frame;
+mod machines;
 mod seed;
+mod store;
 
 use vmimg_tests::sandbox::Sandbox;
 

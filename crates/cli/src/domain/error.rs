@@ -60,7 +60,7 @@ impl From<Error> for CommandError {
     fn from(error: Error) -> Self {
         let (kind, hint) = match &error {
             Error::Name { .. } | Error::Path { .. } | Error::Value { .. } => (ErrorKind::Usage, None),
-            Error::DiskFormat { .. } => (ErrorKind::Unsupported, Some("convert it first: `vmimg image convert -O qcow2`")),
+            Error::DiskFormat { .. } => (ErrorKind::Unsupported, Some("`qemu-img convert -O qcow2` makes a qcow2 image of it")),
             Error::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => (ErrorKind::NotFound, None),
             Error::Read { .. } => (ErrorKind::Storage, None),
             Error::NeedsLibvirt(_) => (ErrorKind::Unsupported, Some("boot it with libvirt: `--connect qemu:///system`")),

@@ -19,7 +19,7 @@ pub(super) fn check_alone(path: &Path, format: DiskFormat) -> Result<u64, Comman
     };
     let options = OpenOptions { format: Some(format), policy: OpenPolicy::Nothing, follow: true, lock: false };
     let disk = open(path, &options).map_err(|error| match error {
-        Error::NotFollowed { what, name, .. } => CommandError::new(ErrorKind::Refused, format!("it needs the {what} `{name}`"))
+        Error::NotFollowed { what, name, .. } => CommandError::new(ErrorKind::Refused, format!("it needs {what} `{name}`"))
             .hint("`vmimg image convert -O qcow2` makes one image of all files"),
         other => CommandError::from(block::Error::from(other)),
     })?;

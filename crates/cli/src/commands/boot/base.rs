@@ -28,10 +28,12 @@ pub(crate) fn check(context: &Context, machine: &Machine, whole: bool) -> Result
         None if whole => warn(context, "the digest of the base image is not known; its size, time and inode are compared"),
         _ => {}
     }
-    if identity != base.identity {
-        return Err(
-            changed("has changed (its time or its inode)").hint("`--verify` compares its digest instead, where one is known")
-        );
+    if identity == base.identity {
+        return Ok(());
     }
-    Ok(())
+    let error = changed("has changed (its time or its inode)");
+    Err(match base.sha256 {
+        Some(_) => error.hint("`--verify` looks at its bytes instead"),
+        None => error,
+    })
 }

@@ -2,7 +2,7 @@ use imgcore::fs::Attributes;
 
 use super::builder::Builder;
 use super::{Error, Material, Secret, Seed, SeedUser, lines, skeleton};
-use crate::guest::{ACCOUNTS_MAX, Group, User, decode_groups, decode_passwd};
+use crate::guest::{ACCOUNTS_MAX, Family, Group, Guest, User, decode_groups, decode_passwd};
 
 /// The guest's accounts as they will be.
 pub(super) struct Accounts {
@@ -26,7 +26,7 @@ struct Limits {
 }
 
 /// Plans new accounts, passwords and sudo, and returns all accounts.
-pub(super) fn plan(builder: &mut Builder<'_>, seed: &Seed, material: &Material) -> Result<Accounts, Error> {
+pub(super) fn plan(builder: &mut Builder<'_>, guest: &Guest, seed: &Seed, material: &Material) -> Result<Accounts, Error> {
     let before = Files {
         passwd: builder.read("/etc/passwd")?.unwrap_or_default(),
         group: builder.read("/etc/group")?.unwrap_or_default(),
@@ -63,6 +63,9 @@ pub(super) fn plan(builder: &mut Builder<'_>, seed: &Seed, material: &Material) 
         find(&accounts.users, "root")?;
         after.set_password("root", hash, days)?;
     }
+    if guest.os.family == Family::Alpine {
+        unlock(builder, seed, &mut after);
+    }
     write(builder, &before, after)?;
     for user in &made {
         skeleton::plan(builder, user, limits.home_mode)?;
@@ -71,6 +74,18 @@ pub(super) fn plan(builder: &mut Builder<'_>, seed: &Seed, material: &Material) 
         sudo(builder, wanted)?;
     }
     Ok(accounts)
+}
+
+/// Turns the locked accounts that are given keys into ones without a password: an SSH server without PAM refuses the former.
+fn unlock(builder: &mut Builder<'_>, seed: &Seed, files: &mut Files) {
+    let with_keys = seed.users.iter().filter(|user| !user.ssh_keys.is_empty()).map(|user| user.name.as_str());
+    let Some(shadow) = &mut files.shadow else { return };
+    for name in with_keys.chain((!seed.root_keys.is_empty()).then_some("root")) {
+        if matches!(lines::field(shadow, name, 1), Some(b"!" | b"!!")) {
+            lines::set_field(shadow, name, 1, "*");
+            builder.info(format!("`{name}` was locked; it can now log in with a key, and still not with a password"));
+        }
+    }
 }
 
 /// Returns the account called `name`.

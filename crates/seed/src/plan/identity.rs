@@ -70,11 +70,6 @@ pub(super) fn host_keys(
             known_hosts.push(format!("{names} {}", bare.join(" ")));
         }
     }
-    if !minted.is_empty() && guest.cloud_init {
-        // cloud-init removes all host keys at the first boot unless it is told otherwise.
-        let text = "# The host keys were put in on purpose.\nssh_deletekeys: false\n";
-        builder.write("/etc/cloud/cloud.cfg.d/99-vmimg-host-keys.cfg", text.into(), Attributes::root(0o644))?;
-    }
     if minted.is_empty() && guest.os.family == Family::Debian && !guest.cloud_init {
         builder.warn("the guest is left without SSH host keys, and nothing in it makes new ones; mint them, or its SSH server will not start");
     }

@@ -9,6 +9,12 @@ pub(super) fn append(bytes: &mut Vec<u8>, line: &str) {
     bytes.push(b'\n');
 }
 
+/// Returns the field `index` of the first line whose first field is `name`, fields being separated by colons.
+pub(super) fn field<'a>(bytes: &'a [u8], name: &str, index: usize) -> Option<&'a [u8]> {
+    let mut lines = bytes.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b':'));
+    lines.find(|fields| fields.clone().next() == Some(name.as_bytes()))?.nth(index)
+}
+
 /// Replaces the field `index` of the first line whose first field is `name`, fields being separated by colons; returns whether
 /// there was such a line.
 pub(super) fn set_field(bytes: &mut Vec<u8>, name: &str, index: usize, value: &str) -> bool {

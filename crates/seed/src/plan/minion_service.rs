@@ -7,7 +7,7 @@ use crate::guest::{Guest, Init, Minion};
 /// Plans that the minion starts at boot.
 pub(super) fn plan(builder: &mut Builder<'_>, guest: &Guest) -> Result<(), Error> {
     let Some(Minion { unit: Some(unit), enabled, masked, .. }) = &guest.salt_minion else {
-        builder.warn("no salt-minion service is installed in the guest; the preseed waits for one");
+        builder.warn("the guest has no salt-minion service that could be enabled; the preseed waits for one");
         return Ok(());
     };
     if *masked {

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod builder;
+mod cloud_init;
 mod describe;
 mod error;
 mod files;
@@ -41,7 +42,7 @@ use crate::guest::{Guest, Tree};
 /// [`Error`] says which value of the seed cannot be used, or which file of the guest cannot be reached.
 pub fn plan(guest: &Guest, tree: &Tree, seed: &Seed, material: &Material) -> Result<Planned, Error> {
     let mut builder = Builder::new(tree, Labels::read(tree, guest.selinux.as_ref())?);
-    let accounts = accounts::plan(&mut builder, seed, material)?;
+    let accounts = accounts::plan(&mut builder, guest, seed, material)?;
     files::plan(&mut builder, seed, material, &accounts.users, &accounts.groups)?;
     hostname::plan(&mut builder, guest, seed)?;
     identity::machine_id(&mut builder, guest, seed)?;
@@ -49,6 +50,7 @@ pub fn plan(guest: &Guest, tree: &Tree, seed: &Seed, material: &Material) -> Res
     identity::random_seed(&mut builder, guest, material)?;
     ssh_keys::plan(&mut builder, guest, seed, &accounts.users)?;
     let known_hosts = identity::host_keys(&mut builder, guest, seed, material)?;
+    cloud_init::plan(&mut builder, guest, seed)?;
     let minion = minion::plan(&mut builder, guest, seed, material)?;
     if builder.needs_relabel() {
         builder.write("/.autorelabel", Vec::new().into(), Attributes::root(0o644))?;

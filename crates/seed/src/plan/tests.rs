@@ -205,9 +205,27 @@ fn minted_host_keys_are_known_and_survive_cloud_init() {
     assert_eq!(owner_and_mode(&step(&plan, "write", "/etc/ssh/ssh_host_ed25519_key")), (Some(0), Some(0), Some("0600")));
     assert_eq!(owner_and_mode(&step(&plan, "write", "/etc/ssh/ssh_host_ed25519_key.pub")), (Some(0), Some(0), Some("0644")));
     step(&plan, "remove", "/etc/ssh/ssh_host_rsa_key");
-    assert!(written(&plan, "/etc/cloud/cloud.cfg.d/99-vmimg-host-keys.cfg").unwrap().ends_with("ssh_deletekeys: false\n"));
+    assert!(written(&plan, "/etc/cloud/cloud.cfg.d/99-vmimg.cfg").unwrap().ends_with(".\nssh_deletekeys: false\n"));
     material.host_keys.clear();
     assert!(matches!(planned(debian(), "host_keys: mint", &material), Err(Error::MissingHostKeys)));
+}
+
+#[test]
+fn cloud_init_leaves_the_keys_of_root_alone() {
+    let yaml = format!("root_keys: ['{ANA}']");
+    let plan = planned(debian(), &yaml, &material()).unwrap();
+    assert!(written(&plan, "/etc/cloud/cloud.cfg.d/99-vmimg.cfg").unwrap().ends_with(".\ndisable_root: false\n"));
+    let plan = planned(debian().file("/etc/cloud/cloud-init.disabled", ""), &yaml, &material()).unwrap();
+    assert_eq!(written(&plan, "/etc/cloud/cloud.cfg.d/99-vmimg.cfg"), None);
+}
+
+#[test]
+fn a_locked_account_of_an_alpine_gets_a_login_by_key() {
+    let files = alpine().file("/etc/shadow", "root:!::0:::::\n");
+    let plan = planned(files, &format!("root_keys: ['{ANA}']"), &material()).unwrap();
+    assert_eq!(written(&plan, "/etc/shadow").as_deref(), Some("root:*::0:::::\n"));
+    let plan = planned(debian(), &format!("users: [{{name: debian, ssh_keys: ['{ANA}']}}]"), &material()).unwrap();
+    assert_eq!(written(&plan, "/etc/shadow"), None, "with PAM a locked password is no locked account");
 }
 
 #[test]
@@ -370,6 +388,7 @@ fn files_of_the_seed_are_checked() {
 fn selinux_labels_are_those_of_the_guest_s_policy() {
     let files = |contexts: &str| {
         debian()
+            .file("/etc/cloud/cloud-init.disabled", "")
             .file("/usr/sbin/load_policy", "")
             .file("/etc/selinux/config", "SELINUX=permissive\nSELINUXTYPE=targeted\n")
             .file("/etc/selinux/targeted/contexts/files/file_contexts", contexts)

@@ -11,7 +11,9 @@ pub(super) fn check_readable(raw: &RawSuperblock) -> Result<(), Error> {
     if raw.has_incompat(RECOVER) {
         return Err(refused("was not unmounted: its journal has changes that are not replayed yet"));
     }
-    refuse(raw.s_feature_incompat.get() & !READABLE_INCOMPAT, INCOMPAT_NAMES)
+    refuse(raw.s_feature_incompat.get() & !READABLE_INCOMPAT, INCOMPAT_NAMES)?;
+    // Its bitmaps count clusters, so not even its geometry is what it is elsewhere.
+    refuse(raw.s_feature_ro_compat.get() & BIGALLOC, RO_COMPAT_NAMES)
 }
 
 /// Checks that the file system can be changed.
@@ -74,6 +76,7 @@ pub(super) const HUGE_FILE: u32 = 0x8;
 pub(super) const GDT_CSUM: u32 = 0x10;
 pub(super) const DIR_NLINK: u32 = 0x20;
 const EXTRA_ISIZE: u32 = 0x40;
+const BIGALLOC: u32 = 0x200;
 pub(super) const METADATA_CSUM: u32 = 0x400;
 const VERITY: u32 = 0x8000;
 const ORPHAN_PRESENT: u32 = 0x10000;
@@ -111,7 +114,7 @@ const RO_COMPAT_NAMES: &[(u32, &str)] = &[
     (0x4, "btree_dir"),
     (0x80, "has_snapshot"),
     (0x100, "quota"),
-    (0x200, "bigalloc"),
+    (BIGALLOC, "bigalloc"),
     (0x800, "replica"),
     (0x1000, "read-only"),
     (0x2000, "project"),

@@ -24,6 +24,7 @@ mod error;
 mod extent;
 mod feature;
 mod group;
+mod grow;
 mod hash;
 mod inode;
 mod layout;
@@ -35,6 +36,7 @@ mod volume;
 mod xattr;
 
 pub use edit::Editor;
+pub use grow::{Growth, grow};
 pub use reader::Ext4;
 
 /// A moment: seconds since 1970, which may be negative, and nanoseconds, below one billion.

@@ -13,6 +13,8 @@ mod inodes;
 mod remove;
 mod steps;
 
+pub(super) use self::blocks::{bytes_of, fresh_block_map, load_block_map};
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Timestamp;

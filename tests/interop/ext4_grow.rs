@@ -1,0 +1,202 @@
+use std::path::{Path, PathBuf};
+
+use imgcore::block::{BlockRead, BlockWrite, MemoryDisk, Resize, Staged};
+use imgcore::fs::ext4::{Growth, grow};
+use imgcore::fs::{Error, Refusal};
+use imgcore::storage::{Access, FileDisk};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore, SeedableRng};
+use tempfile::TempDir;
+use vmimg_tests::tool::Tool;
+
+/// A file system of `size` bytes with a few files in it, made by mke2fs with these options.
+fn file_system(folder: &TempDir, options: &[String], size: u64) -> PathBuf {
+    let tree = folder.path().join("tree");
+    std::fs::create_dir_all(tree.join("etc")).unwrap();
+    std::fs::write(tree.join("etc/hostname"), "web1\n").unwrap();
+    std::fs::write(tree.join("data"), [b'd'; 100_000]).unwrap();
+    let path = folder.path().join("disk.raw");
+    let _old = std::fs::remove_file(&path);
+    FileDisk::create_new(&path).unwrap().resize(size).unwrap();
+    Tool::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).arg(&tree).args(options).arg(&path).run();
+    path
+}
+
+fn enlarged(path: &Path, size: u64) -> FileDisk {
+    let mut disk = FileDisk::open(path, Access::ReadWrite).unwrap();
+    disk.resize(size).unwrap();
+    disk
+}
+
+fn assert_clean(path: &Path, about: &str) {
+    let output = Tool::new("e2fsck").args(["-f", "-n"]).arg(path).output();
+    assert!(output.status.success(), "{about}: {}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// A number from the superblock, as dumpe2fs names it.
+fn number(header: &str, name: &str) -> u64 {
+    let line = header.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    // What is zero may be left out.
+    line.map_or(0, |number| number.trim().parse().unwrap())
+}
+
+fn header(path: &Path) -> String {
+    Tool::new("dumpe2fs").arg("-h").arg(path).run()
+}
+
+fn options(words: &str) -> Vec<String> {
+    words.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The features, sizes and options of one random file system.
+fn random_options(random: &mut ChaCha8Rng) -> Vec<String> {
+    let mut pick = |choices: &[&str]| choices[random.next_u32() as usize % choices.len()].to_owned();
+    let block = pick(&["-b 1024", "-b 4096", "-b 4096", "-b 2048"]);
+    let checksums = pick(&["metadata_csum", "metadata_csum", "metadata_csum,metadata_csum_seed", "^metadata_csum,uninit_bg"]);
+    let checksums = pick(&[&checksums, &checksums, &checksums, "^metadata_csum,^uninit_bg"]);
+    let others = [
+        pick(&["64bit", "^64bit"]),
+        pick(&["flex_bg", "flex_bg", "^flex_bg"]),
+        pick(&["sparse_super", "sparse_super", "^sparse_super,^resize_inode"]),
+    ];
+    let others = others.join(",");
+    let inodes = pick(&["-I 256", "-I 256", "-I 128", "-I 512"]);
+    let ratio = pick(&["-i 16384", "-i 8192", "-i 65536", "-i 4096"]);
+    let reserved = pick(&["-m 5", "-m 0", "-m 1"]);
+    let flex = if others.contains("^flex") { String::new() } else { pick(&["", "-G 4", "-G 64", "-G 1"]) };
+    let group = if block == "-b 1024" { pick(&["", "-g 4096", "-g 2048"]) } else { pick(&["", "-g 8192", "-g 4096"]) };
+    options(&format!("{block} -O {checksums},{others} {inodes} {ratio} {reserved} {flex} {group}"))
+}
+
+#[test]
+fn random_file_systems_grow_as_resize2fs_grows_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut grown, mut refused) = (0, 0);
+    for seed in 0..8 {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let options = random_options(&mut random);
+        let size = (24 << 20) + u64::from(random.next_u32() % (64 << 20));
+        let larger = size + u64::from(random.next_u32() % (320 << 20)) / [1, 1, 1, 100][random.next_u32() as usize % 4];
+        let about = format!("seed {seed}: {options:?}, {size} -> {larger}");
+        let path = file_system(&folder, &options, size);
+        let other = folder.path().join("other.raw");
+        std::fs::copy(&path, &other).unwrap();
+        drop(enlarged(&other, larger));
+        let mut disk = enlarged(&path, larger);
+        // What was on the disk before must not become inodes.
+        let from = size.next_multiple_of(4096);
+        for offset in (from..larger.saturating_sub(4096)).step_by(40960) {
+            disk.write_all_at(&[0xA5; 4096], offset).unwrap();
+        }
+        let result = grow(&mut disk);
+        drop(disk);
+        match result {
+            Ok(Growth { old_size, new_size }) => {
+                assert!(old_size <= new_size && new_size <= larger, "{about}");
+                grown += u32::from(new_size > old_size);
+            }
+            Err(Error::Refused(Refusal { reason, .. })) if reason.contains("group descriptors") => {
+                refused += 1;
+                continue;
+            }
+            Err(error) => panic!("{about}: {error}"),
+        }
+        assert_clean(&path, &about);
+        // Without a size it would round down to 4 KiB.
+        Tool::new("resize2fs").arg("-f").arg(&other).arg(format!("{}s", larger / 512)).run();
+        let (ours, theirs) = (header(&path), header(&other));
+        for name in ["Block count", "Free blocks", "Free inodes", "Inode count", "Reserved GDT blocks"] {
+            assert_eq!(number(&ours, name), number(&theirs, name), "{about}: {name}");
+        }
+        let reserved = |header| number(header, "Reserved block count");
+        assert!(reserved(&ours).abs_diff(reserved(&theirs)) <= 1, "{about}");
+        let text = Tool::new("debugfs").args(["-R", "cat /etc/hostname"]).arg(&path).run();
+        assert_eq!(text, "web1\n", "{about}");
+    }
+    assert!(grown >= 4, "{grown} grown, {refused} refused");
+}
+
+#[test]
+fn a_file_system_grows_in_many_steps_and_in_one_to_the_same_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let steps = file_system(&folder, &options("-b 1024 -m 1"), 20 << 20);
+    let once = folder.path().join("once.raw");
+    std::fs::copy(&steps, &once).unwrap();
+    for mib in [21, 33, 40, 41, 90, 91, 200, 300] {
+        let growth = grow(enlarged(&steps, mib << 20)).unwrap();
+        assert!(growth.new_size > growth.old_size, "{mib} MiB: {growth:?}");
+        assert_clean(&steps, &format!("{mib} MiB"));
+        let again = std::fs::read(&steps).unwrap();
+        let same = grow(enlarged(&steps, mib << 20)).unwrap();
+        assert_eq!((same.old_size, same.new_size), (growth.new_size, growth.new_size));
+        assert!(std::fs::read(&steps).unwrap() == again, "a second time nothing is written");
+    }
+    grow(enlarged(&once, 300 << 20)).unwrap();
+    let (steps, once) = (header(&steps), header(&once));
+    for name in ["Block count", "Free blocks", "Free inodes", "Reserved GDT blocks", "Overhead clusters"] {
+        assert_eq!(number(&steps, name), number(&once, name), "{name}");
+    }
+}
+
+#[test]
+fn growth_is_staged_and_costs_what_the_new_groups_cost() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file_system(&folder, &options("-b 4096"), 256 << 20);
+    let mut staged = Staged::new(FileDisk::open(&path, Access::Read).unwrap());
+    staged.resize(20 << 30).unwrap();
+    let growth = grow(&mut staged).unwrap();
+    assert_eq!(growth, Growth { old_size: 256 << 20, new_size: 20 << 30 });
+    let changed: u64 = staged.changes().iter().map(|change| change.range().len()).sum();
+    assert!(changed < 2 << 20, "{changed} bytes for 158 groups");
+    let grown = folder.path().join("grown.raw");
+    let mut disk = FileDisk::create_new(&grown).unwrap();
+    disk.resize(staged.size()).unwrap();
+    imgcore::block::copy(&staged, &mut disk, &mut |_| ()).unwrap();
+    assert_clean(&grown, "20 GiB");
+    let theirs = Tool::new("dumpe2fs").arg(&grown).run();
+    assert!(theirs.contains("Backup superblock at 4096000,"), "group 125 has a copy");
+    Tool::new("e2fsck").args(["-f", "-n", "-b", "4096000", "-B", "4096"]).arg(&grown).output();
+}
+
+#[test]
+fn what_cannot_be_grown_is_refused_before_the_first_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases = [
+        ("-b 1024 -O ^resize_inode", "group descriptors are needed, and 0 are reserved"),
+        ("-b 1024 -E resize=300000", "are reserved for them"),
+        ("-b 4096 -O sparse_super2", "sparse_super2"),
+        ("-b 4096 -O bigalloc", "bigalloc"),
+        ("-b 4096 -O meta_bg,^resize_inode", "meta_bg"),
+        ("-b 4096 -O quota", "quota"),
+    ];
+    for (words, reason) in cases {
+        let path = file_system(&folder, &options(words), 32 << 20);
+        let disk = enlarged(&path, 8 << 30);
+        let mut staged = Staged::new(disk);
+        match grow(&mut staged) {
+            Err(Error::Refused(refusal)) => assert!(refusal.reason.contains(reason), "{words}: {refusal}"),
+            other => panic!("{words}: {other:?}"),
+        }
+        assert!(staged.changes().is_empty(), "{words}");
+    }
+}
+
+#[test]
+fn damaged_metadata_gives_an_error_or_a_growth_and_never_a_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    for words in ["-b 1024 -O ^metadata_csum,^uninit_bg", "-b 1024"] {
+        let sound = std::fs::read(file_system(&folder, &options(words), 10 << 20)).unwrap();
+        let mut random = ChaCha8Rng::seed_from_u64(7);
+        for _ in 0..400 {
+            let mut bytes = sound.clone();
+            for _ in 0..1 + random.next_u32() % 4 {
+                // The superblock, the descriptors, the reserved ones, and the tables behind them.
+                let at = 1024 + random.next_u32() as usize % [1024, 2048, 300 << 10][random.next_u32() as usize % 3];
+                bytes[at] = random.next_u32().to_le_bytes()[0];
+            }
+            let mut disk = Staged::new(MemoryDisk::new(bytes));
+            disk.resize(300 << 20).unwrap();
+            let _any = grow(&mut disk);
+        }
+    }
+}

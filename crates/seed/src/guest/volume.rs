@@ -47,6 +47,9 @@ impl Volume {
                 None => return false,
             },
         };
+        if value.is_empty() {
+            return false;
+        }
         let same = |own: &Option<String>| own.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(&value));
         let equal = |own: &Option<String>| own.as_deref() == Some(value.as_str());
         match tag {

@@ -208,6 +208,18 @@ mod tests {
     }
 
     #[test]
+    fn modes_and_owners_need_no_quotes() {
+        let seed: Seed =
+            serde_saphyr::from_str("files: [{path: /a, content: 5, mode: 0640, owner: 1000, group: adm}]\n").unwrap();
+        let file = &seed.files[0];
+        assert_eq!(
+            (file.mode.as_deref(), file.owner.as_deref(), file.group.as_deref()),
+            (Some("0640"), Some("1000"), Some("adm"))
+        );
+        assert_eq!(file.content.as_ref().unwrap().expose(), "5");
+    }
+
+    #[test]
     fn an_unknown_key_is_an_error() {
         assert!(serde_saphyr::from_str::<Seed>("hostnam: web1\n").is_err());
         assert!(serde_saphyr::from_str::<Seed>("users: [{name: a, key: b}]\n").is_err());

@@ -102,10 +102,6 @@ impl fmt::Display for Bytes {
             unit = unit.saturating_add(1);
             divisor = divisor.saturating_mul(1024);
         }
-        let thousandths = |scale: u128| {
-            let scaled = u128::from(self.0).saturating_mul(scale).saturating_mul(2).saturating_add(divisor);
-            scaled.checked_div(divisor.saturating_mul(2)).unwrap_or(0)
-        };
         let decimals = match u128::from(self.0).checked_div(divisor).unwrap_or(0) {
             100.. => 0_usize,
             10..=99 => 1,
@@ -113,13 +109,21 @@ impl fmt::Display for Bytes {
             0 => 3,
         };
         let scale = 10_u128.saturating_pow(u32::try_from(decimals).unwrap_or(0));
-        let digits = thousandths(scale);
+        let digits = round(u128::from(self.0).saturating_mul(scale), divisor);
         let whole = digits.checked_div(scale).unwrap_or(0);
         let fraction = format!("{:0decimals$}", digits.checked_rem(scale).unwrap_or(0));
         let fraction = fraction.trim_end_matches('0');
         let name = UNITS.get(unit).copied().unwrap_or_default();
         if fraction.is_empty() { write!(f, "{whole} {name}") } else { write!(f, "{whole}.{fraction} {name}") }
     }
+}
+
+/// Returns the quotient, rounded to the nearest, and to even from the middle, as printf does.
+fn round(value: u128, divisor: u128) -> u128 {
+    let whole = value.checked_div(divisor).unwrap_or(0);
+    let twice = value.checked_rem(divisor).unwrap_or(0).saturating_mul(2);
+    let up = twice > divisor || (twice == divisor && !whole.is_multiple_of(2));
+    whole.saturating_add(u128::from(up))
 }
 
 /// Returns the date and time of day, in UTC, of a second since the epoch.

@@ -5,3 +5,4 @@ mod ext4_grow;
 mod guest;
 mod lock;
 mod partition;
+mod qcow2;

@@ -147,7 +147,6 @@ impl Info {
         let filename = disk.path().to_string_lossy().into_owned();
         let mut info = Self::bare(disk.format().name(), &filename, file)?;
         info.children = vec![Child { name: "file".to_owned(), info: Box::new(Self::of_file(&filename, file)?) }];
-        // QEMU counts in sectors.
         info.virtual_size = disk.size().next_multiple_of(512);
         if let Some(image) = disk.qcow2() {
             info.describe(image).map_err(|source| Error::Qcow2 { path: disk.path().to_owned(), source })?;
@@ -161,7 +160,8 @@ impl Info {
             children: Vec::new(),
             backing_filename_format: None,
             snapshots: Vec::new(),
-            virtual_size: file.size(),
+            // QEMU counts in sectors.
+            virtual_size: file.size().next_multiple_of(512),
             filename: filename.to_owned(),
             cluster_size: None,
             format: format.to_owned(),

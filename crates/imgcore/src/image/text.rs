@@ -63,6 +63,7 @@ impl fmt::Display for SnapshotInfo {
 impl fmt::Display for Specific {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |name: &str, value: Option<String>| match value {
+            Some(value) if value.is_empty() => writeln!(f, "    {name}:"),
             Some(value) => writeln!(f, "    {name}: {value}"),
             None => Ok(()),
         };

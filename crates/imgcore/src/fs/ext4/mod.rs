@@ -21,6 +21,7 @@ mod checksum;
 mod dirent;
 mod edit;
 mod error;
+mod expect;
 mod extent;
 mod feature;
 mod group;
@@ -28,16 +29,20 @@ mod grow;
 mod hash;
 mod inode;
 mod layout;
+mod own;
 mod reader;
 mod resolve;
 mod store;
 mod superblock;
+mod verify;
+mod view;
 mod volume;
 mod xattr;
 
 pub use edit::Editor;
 pub use grow::{Growth, grow};
 pub use reader::Ext4;
+pub use verify::verify;
 
 /// A moment: seconds since 1970, which may be negative, and nanoseconds, below one billion.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]

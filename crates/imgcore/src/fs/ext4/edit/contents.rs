@@ -1,5 +1,7 @@
+use std::borrow::Cow;
+
 use super::Editor;
-use crate::block::{BlockRead, BlockWrite, ByteRange, extents};
+use crate::block::{self, BlockRead, BlockWrite, ByteRange, extents};
 use crate::fs::ext4::extent::{FileExtent, MAX_LEN, encode_tree, nodes_needed};
 use crate::fs::ext4::feature::{HUGE_FILE, LARGE_FILE};
 use crate::fs::ext4::inode::{EXTENTS_FLAG, Inode};
@@ -86,13 +88,7 @@ impl<D: BlockWrite> Editor<D> {
             let stored = usize::try_from(size.saturating_sub(from).min(piece)).unwrap_or(usize::MAX);
             let (bytes, padding) = whole.split_at_mut(stored.min(whole.len()));
             padding.fill(0);
-            match content {
-                Content::Disk(disk) => disk.read_exact_at(bytes, from)?,
-                Content::Bytes(all) => {
-                    let at = usize::try_from(from).unwrap_or(usize::MAX);
-                    bytes.copy_from_slice(all.get(at..).and_then(|rest| rest.get(..bytes.len())).unwrap_or_default());
-                }
-            }
+            bytes.copy_from_slice(&read_piece(content, from, bytes.len())?);
             self.volume.store.disk_mut().write_all_at(whole, to)?;
             from = from.saturating_add(piece);
             to = to.saturating_add(piece);
@@ -100,6 +96,23 @@ impl<D: BlockWrite> Editor<D> {
         }
         self.changed = true;
         Ok(())
+    }
+}
+
+/// Returns `len` bytes of contents at `offset`.
+pub(in crate::fs::ext4) fn read_piece(content: &Content, offset: u64, len: usize) -> Result<Cow<'_, [u8]>, Error> {
+    match content {
+        Content::Disk(disk) => {
+            let mut bytes = vec![0; len];
+            disk.read_exact_at(&mut bytes, offset)?;
+            Ok(bytes.into())
+        }
+        Content::Bytes(all) => {
+            let at = usize::try_from(offset).unwrap_or(usize::MAX);
+            let bytes = all.get(at..).and_then(|rest| rest.get(..len));
+            let outside = || block::Error::out_of_bounds(offset, u64::try_from(len).unwrap_or(u64::MAX), content.len());
+            Ok(bytes.ok_or_else(outside)?.into())
+        }
     }
 }
 

@@ -14,6 +14,8 @@ mod remove;
 mod steps;
 
 pub(super) use self::blocks::{bytes_of, fresh_block_map, load_block_map};
+pub(super) use self::contents::read_piece;
+pub(super) use self::inodes::load_inode_map;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +23,7 @@ use super::Timestamp;
 use super::bitmap::Bitmap;
 use super::error::refused;
 use super::feature::check_writable;
-use super::superblock::{SUPERBLOCK_OFFSET, halves};
+use super::superblock::{RawSuperblock, SUPERBLOCK_OFFSET, halves};
 use super::volume::Volume;
 use crate::block::{BlockRead, BlockWrite};
 use crate::fs::{EditPlan, Error, GuestPath};
@@ -52,8 +54,8 @@ impl<D: BlockRead> Editor<D> {
     /// [`Error::Refused`] names the feature or state in the way; otherwise as [`super::Ext4::open`]. Nothing has been written
     /// then.
     pub fn open(disk: D, now: Timestamp) -> Result<Self, Error> {
+        check_writable(&RawSuperblock::read(&disk)?)?;
         let volume = Volume::open(disk)?;
-        check_writable(&volume.raw)?;
         if volume.layout().block_size > 4096 {
             return Err(refused("has blocks of more than 4 KiB, which is not supported for changing it"));
         }

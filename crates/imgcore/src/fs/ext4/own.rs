@@ -1,0 +1,76 @@
+use super::edit::read_piece;
+use super::expect::Wanted;
+use super::extent::FileExtent;
+use super::inode::Inode;
+use super::verify::differs;
+use super::volume::Volume;
+use crate::block::BlockRead;
+use crate::fs::{Content, Error, FileKind, GuestPath};
+
+/// Compares what is at a path with what is wanted there, by this module's reader: for file systems that the other one refuses.
+pub(super) fn compare<D: BlockRead>(
+    volume: &Volume<D>,
+    path: &GuestPath,
+    inode: Option<&Inode>,
+    extents: &[FileExtent],
+    wanted: &Wanted,
+) -> Result<(), Error> {
+    let (inode, wanted) = match (inode, wanted) {
+        (None, Wanted::Absent) => return Ok(()),
+        (Some(_), Wanted::Absent) => return Err(differs(path, "it is still there")),
+        (None, Wanted::Present { .. }) => return Err(differs(path, "it is not there")),
+        (Some(inode), wanted) => (inode, wanted),
+    };
+    let Wanted::Present { kind, content, lines, target, attributes } = wanted else { return Ok(()) };
+    let found = inode.metadata()?;
+    if kind.is_some_and(|kind| kind != found.kind) {
+        return Err(differs(path, format!("it is a {:?}", found.kind)));
+    }
+    if let Some(mode) = attributes.mode.filter(|mode| *mode != found.mode) {
+        return Err(differs(path, format!("its mode is {:o}, not {mode:o}", found.mode)));
+    }
+    if (found.uid, found.gid) != (attributes.uid.unwrap_or(found.uid), attributes.gid.unwrap_or(found.gid)) {
+        return Err(differs(path, format!("its owner is {}:{}", found.uid, found.gid)));
+    }
+    if found.kind == FileKind::Symlink
+        && let Some(target) = target
+        && volume.link_target(inode)? != target.as_bytes()
+    {
+        return Err(differs(path, "the link has another text"));
+    }
+    if let Some(content) = content {
+        compare_content(volume, path, inode, extents, content)?;
+    }
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let text = volume.contents(inode, inode.size())?.unwrap_or_default();
+    let missing = |line: &&String| !text.split(|byte| *byte == b'\n').any(|old| old == line.as_bytes());
+    if lines.iter().any(|line| missing(&line)) { Err(differs(path, "a line is missing")) } else { Ok(()) }
+}
+
+fn compare_content<D: BlockRead>(
+    volume: &Volume<D>,
+    path: &GuestPath,
+    inode: &Inode,
+    extents: &[FileExtent],
+    content: &Content,
+) -> Result<(), Error> {
+    if inode.size() != content.len() {
+        return Err(differs(path, format!("it has {} bytes, not {}", inode.size(), content.len())));
+    }
+    let mut offset = 0;
+    while offset < content.len() {
+        let len = content.len().saturating_sub(offset).min(PIECE);
+        let mut stored = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        volume.read_at(extents, &mut stored, offset)?;
+        if read_piece(content, offset, stored.len())? != stored {
+            return Err(differs(path, format!("its contents differ behind byte {offset}")));
+        }
+        offset = offset.saturating_add(len);
+    }
+    Ok(())
+}
+
+/// Bytes that are compared at a time.
+const PIECE: u64 = 1 << 20;

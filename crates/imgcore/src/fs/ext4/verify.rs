@@ -1,0 +1,158 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::edit::{load_block_map, load_inode_map};
+use super::error::corrupt;
+use super::expect::{Expected, Wanted, expectations};
+use super::extent::FileExtent;
+use super::inode::Inode;
+use super::own;
+use super::resolve::resolve;
+use super::view::{Stored, Verdict, View};
+use super::volume::{Volume, has_tree};
+use super::xattr::{read_value, read_xattrs, split_name};
+use crate::block::BlockRead;
+use crate::fs::{EditPlan, Error, GuestPath};
+
+/// Checks that `disk`, a file system, is sound where `plan` changed it, and holds what `plan` says.
+///
+/// The groups of the planned files: bitmaps, descriptors and superblock agree, checksums are right, the blocks of the planned
+/// files are in use and of one file each. Then `ext4-view`, another reader, opens the file system, and type, contents, mode,
+/// owner, link text or absence of each planned path are compared, by this module's reader where that one does not know the file
+/// system (inodes of 128 bytes, the `legacy` hash); times and extended attributes are read by this module. Paths
+/// are those of the final state. The cost follows the plan, not the disk.
+///
+/// # Errors
+///
+/// [`Error::Mismatch`] names the first path that differs, [`Error::Corrupt`] the first broken rule; otherwise the failure of
+/// `disk`.
+pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
+    let volume = Volume::open(disk)?;
+    check_sums(&volume)?;
+    let expected = expectations(&volume, plan)?;
+    // The other reader refuses inodes of 128 bytes.
+    let view = if volume.layout().inode_size > 128 { Some(View::open(disk)?) } else { None };
+    let mut groups = BTreeSet::new();
+    let mut runs = BTreeMap::new();
+    let mut latest: BTreeMap<u32, usize> = BTreeMap::new();
+    let mut found = Vec::new();
+    for expected in &expected {
+        let inode = match resolve(&volume, &expected.path, false) {
+            Ok(place) => place.found,
+            // A file is in the way: nothing is there.
+            Err(Error::WrongKind { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let mut extents = Vec::new();
+        if let Some(inode) = &inode {
+            let order = latest.entry(inode.number).or_default();
+            *order = expected.order.max(*order);
+            extents = claim(&volume, inode, &mut groups, &mut runs)?;
+        }
+        found.push((expected, inode, extents));
+    }
+    check_groups(&volume, &groups, &runs)?;
+    let block_size = u64::from(volume.layout().block_size);
+    for (expected, inode, extents) in found {
+        // Of several names of one file, the last edit counts.
+        let stale = inode.as_ref().is_some_and(|inode| latest.get(&inode.number) > Some(&expected.order));
+        if !stale {
+            let at = Stored { path: &expected.path, extents: &extents, block_size };
+            // It hashes names as signed bytes only.
+            let view = view.as_ref().filter(|_| !volume.layout().unsigned_hash || expected.path.as_str().is_ascii());
+            let verdict = view.map(|view| view.compare(disk, expected, &at)).transpose()?;
+            if verdict != Some(Verdict::Same) {
+                own::compare(&volume, &expected.path, inode.as_ref(), &extents, &expected.wanted)?;
+            }
+            if let Some(inode) = &inode {
+                compare_rest(&volume, inode, expected)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the superblock's free counts are the sums of the groups'.
+fn check_sums<D: BlockRead>(volume: &Volume<D>) -> Result<(), Error> {
+    let blocks: u64 = volume.groups.iter().map(|group| u64::from(group.free_blocks)).sum();
+    let inodes: u64 = volume.groups.iter().map(|group| u64::from(group.free_inodes)).sum();
+    let stored = (volume.raw.free_blocks_count(), u64::from(volume.raw.s_free_inodes_count.get()));
+    if stored == (blocks, inodes) {
+        return Ok(());
+    }
+    Err(corrupt("superblock", "its free blocks and inodes are the sums of the groups'"))
+}
+
+/// Notes the groups that `inode` concerns, and its blocks; returns where its contents are.
+fn claim<D: BlockRead>(
+    volume: &Volume<D>,
+    inode: &Inode,
+    groups: &mut BTreeSet<u32>,
+    runs: &mut BTreeMap<u64, (u64, u32)>,
+) -> Result<Vec<FileExtent>, Error> {
+    groups.extend(volume.layout().group_of_inode(inode.number).map(|(group, _)| group));
+    if !has_tree(inode, inode.kind()?) {
+        return Ok(Vec::new());
+    }
+    let tree = volume.tree(inode)?;
+    let nodes = tree.nodes.iter().map(|node| (*node, 1));
+    for (start, len) in tree.extents.iter().map(|extent| (extent.physical, u64::from(extent.len))).chain(nodes) {
+        let end = start.saturating_add(len);
+        let before = runs.range(..end).next_back();
+        let shared = before.is_some_and(|(_, (until, owner))| *until > start && *owner != inode.number);
+        if shared {
+            return Err(corrupt(format!("block {start}"), "a block is of one file"));
+        }
+        runs.insert(start, (end, inode.number));
+        for block in [start, end.saturating_sub(1)] {
+            groups.extend(volume.layout().group_of_block(block).map(|(group, _)| group));
+        }
+    }
+    Ok(tree.extents)
+}
+
+/// Checks the bitmaps of groups, and that claimed blocks are in use.
+fn check_groups<D: BlockRead>(
+    volume: &Volume<D>,
+    groups: &BTreeSet<u32>,
+    runs: &BTreeMap<u64, (u64, u32)>,
+) -> Result<(), Error> {
+    let mut maps = BTreeMap::new();
+    for group in groups {
+        load_inode_map(volume, *group)?;
+        maps.insert(*group, load_block_map(volume, *group)?);
+    }
+    for (start, (end, _)) in runs {
+        for block in *start..*end {
+            let Some((group, index)) = volume.layout().group_of_block(block) else { continue };
+            if maps.get(&group).is_some_and(|map| !map.get(index)) {
+                return Err(corrupt(format!("block {block}"), "a block of a file is in use"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Compares what the other reader does not tell: time and extended attributes.
+fn compare_rest<D: BlockRead>(volume: &Volume<D>, inode: &Inode, expected: &Expected) -> Result<(), Error> {
+    let Wanted::Present { attributes, .. } = &expected.wanted else { return Ok(()) };
+    if let Some(mtime) = attributes.mtime.filter(|mtime| *mtime != inode.mtime()) {
+        return Err(differs(&expected.path, format!("its time is {}, not {mtime}", inode.mtime())));
+    }
+    if attributes.xattrs.is_empty() {
+        return Ok(());
+    }
+    let all = read_xattrs(volume, inode)?;
+    for (name, value) in &attributes.xattrs {
+        let stored = all.iter().find(|stored| split_name(name) == Some((stored.index, &stored.name)));
+        let stored = stored.map(|stored| read_value(volume, &stored.value)).transpose()?;
+        if stored.as_ref() != Some(value) {
+            return Err(differs(&expected.path, format!("its extended attribute `{name}` differs")));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the error for a path that is not as planned.
+pub(super) fn differs(path: &GuestPath, difference: impl Into<String>) -> Error {
+    Error::Mismatch { path: path.clone(), difference: difference.into() }
+}

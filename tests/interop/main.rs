@@ -6,3 +6,5 @@ mod guest;
 mod lock;
 mod partition;
 mod qcow2;
+mod seed_iso;
+mod seed_keys;

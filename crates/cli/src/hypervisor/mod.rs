@@ -5,6 +5,7 @@
 
 mod booted;
 mod choice;
+mod firmware;
 mod folders;
 pub mod kvm;
 mod libvirt;

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Flock, FlockType, Pid, PidfdFlags, Signal, fcntl_getlk, pidfd_open, pidfd_send_signal};
 
+use super::firmware::Firmware;
 use super::qmp::Qmp;
 use super::{DomainState, Hypervisor, folders, terminal};
 use crate::context::Context;
-use crate::domain::{Domain, QemuCommand, QemuFiles};
+use crate::domain::{self, Domain, QemuCommand, QemuFiles};
 use crate::error::{CommandError, ErrorKind};
 use crate::output::warn;
 use crate::tool::Tool;
@@ -60,6 +61,18 @@ impl<'a> Qemu<'a> {
         // Would a lock for reading be granted? Only one for writing is in its way, and that is QEMU's.
         let holder = fcntl_getlk(&file, &Flock::from(FlockType::ReadLock)).map_err(|error| cannot(error.into()))?;
         Ok(holder.and_then(|lock| lock.pid))
+    }
+
+    /// Returns the files for `domain`, its firmware's variables made when they are missing.
+    fn files_for(&self, domain: &Domain) -> Result<QemuFiles, CommandError> {
+        let mut files = self.files.clone();
+        if domain.firmware == domain::Firmware::Efi {
+            let firmware = Firmware::find(self.context, domain.machine)?;
+            let variables = self.folder.join("efi-vars.fd");
+            firmware.make_variables(&variables)?;
+            files.firmware = Some((firmware.code, variables));
+        }
+        Ok(files)
     }
 
     fn monitor(&self) -> Result<Qmp, CommandError> {
@@ -124,7 +137,7 @@ impl<'a> Qemu<'a> {
 
 impl Hypervisor for Qemu<'_> {
     fn define(&self, domain: &Domain) -> Result<(), CommandError> {
-        QemuCommand::new(domain, &self.files)?;
+        QemuCommand::new(domain, &self.files_for(domain)?)?;
         if self.process()?.is_some() {
             return Err(CommandError::new(ErrorKind::Refused, "the machine runs already"));
         }
@@ -135,10 +148,11 @@ impl Hypervisor for Qemu<'_> {
         if self.process()?.is_some() {
             return Err(CommandError::new(ErrorKind::Refused, "the machine runs already"));
         }
-        match self.launch(domain, &self.files) {
+        let files = self.files_for(domain)?;
+        match self.launch(domain, &files) {
             Err(error) if error.causes().iter().any(|cause| cause.contains("-sandbox")) => {
                 warn(self.context, "this QEMU cannot give up system calls (it lacks seccomp); it runs without that");
-                self.launch(domain, &QemuFiles { sandbox: false, ..self.files.clone() })
+                self.launch(domain, &QemuFiles { sandbox: false, ..files })
             }
             outcome => outcome,
         }

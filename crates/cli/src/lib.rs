@@ -34,6 +34,7 @@ pub mod interrupt;
 pub mod machine;
 pub mod open;
 pub mod output;
+pub mod prepare;
 pub mod progress;
 pub mod publish;
 pub mod size;

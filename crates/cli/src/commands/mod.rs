@@ -7,6 +7,7 @@ pub mod domain;
 pub mod generate;
 pub mod image;
 pub mod list;
+pub mod prepare;
 pub mod remove;
 mod running;
 pub mod seed;
@@ -38,6 +39,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 #[non_exhaustive]
 pub enum Command {
+    /// Make a machine from a base image, ready to boot
+    Prepare(Box<prepare::Args>),
     /// Start a machine
     Boot(boot::Args),
     /// List the machines
@@ -75,6 +78,7 @@ pub enum Command {
 /// What the command failed with.
 pub fn run(command: Command, context: &Context) -> Result<(), CommandError> {
     match command {
+        Command::Prepare(args) => prepare::run(&args, context),
         Command::Boot(args) => boot::run(args, context),
         Command::List(args) => list::run(args, context),
         Command::Show(args) => show::run(args, context),
@@ -164,7 +168,7 @@ const TEMPLATE: &str = "\
 {options}{after-help}";
 
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Machines", &["boot", "list", "show", "verify", "stop", "remove", "console", "ssh"]),
+    ("Machines", &["prepare", "boot", "list", "show", "verify", "stop", "remove", "console", "ssh"]),
     ("Images and descriptions", &["disk", "image", "seed", "store", "domain"]),
     ("The program itself", &["generate"]),
 ];

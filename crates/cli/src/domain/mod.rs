@@ -9,7 +9,6 @@
 mod check;
 mod element;
 mod error;
-mod mac;
 mod probe;
 mod qemu;
 mod words;
@@ -17,12 +16,13 @@ mod xml;
 
 use std::path::PathBuf;
 
+pub use seed::identity::MacAddress;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use self::check::check_name;
 pub use self::error::Error;
-pub use self::mac::MacAddress;
+
 pub use self::probe::{SeedKind, probe_format, probe_seed};
 pub use self::qemu::{QemuCommand, QemuFiles};
 

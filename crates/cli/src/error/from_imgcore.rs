@@ -54,6 +54,9 @@ impl From<image::Error> for CommandError {
             image::Error::Storage(error) => return error.into(),
             image::Error::UnknownFormat(_) => (ErrorKind::Usage, Some("the formats are `raw` and `qcow2`")),
             image::Error::InvalidOptions(_) => (ErrorKind::Usage, None),
+            image::Error::NotFollowed { .. } => {
+                (ErrorKind::Refused, Some("`vmimg image convert` makes an image that stands alone"))
+            }
             _ => (block_kind(error.kind()), None),
         };
         Self::from_source(kind, hint, error)

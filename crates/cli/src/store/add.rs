@@ -189,7 +189,7 @@ fn taken(target: &Path) -> CommandError {
 }
 
 /// Returns `bytes` in hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::add::hex;
 pub use self::add::{Addition, add};
 pub use self::catalog::{CatalogImage, catalog};
 pub use self::name::{ImageName, NameError};

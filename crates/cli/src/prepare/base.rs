@@ -1,0 +1,138 @@
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use imgcore::block::{BlockRead, ByteRange, Slice};
+use imgcore::fs::ext4::Ext4;
+use imgcore::image::{self, Disk, Format, OpenOptions, OpenPolicy};
+use imgcore::partition::{Partition, Table};
+use seed::guest::{Guest, Tree, Volume, VolumeContent, VolumeNames};
+use sha2::{Digest, Sha256};
+
+use super::Settings;
+use crate::context::Context;
+use crate::domain::DiskFormat;
+use crate::error::{CommandError, ErrorKind};
+use crate::machine::{FileIdentity, Root};
+use crate::store::{self, BaseImage};
+
+/// A base image, open and understood. It is never written, and it stays locked for reading.
+#[derive(Debug)]
+pub(super) struct Base {
+    /// Where it is, and what it was when it was opened.
+    pub(super) image: BaseImage,
+    /// Its disk.
+    pub(super) disk: Arc<Disk>,
+    /// The partition table, or `None` for a disk that is one file system.
+    pub(super) table: Option<Table>,
+    /// The files of the guest.
+    pub(super) tree: Tree,
+    /// The guest.
+    pub(super) guest: Guest,
+}
+
+impl Base {
+    /// Opens the base image of a machine, trusting nothing that it says about other files, and looks at the guest.
+    pub(super) fn open(settings: &Settings, root: &Root, context: &Context) -> Result<Self, CommandError> {
+        let reference = settings.image.as_deref().ok_or_else(|| {
+            CommandError::new(ErrorKind::Usage, "no image to prepare the machine from")
+                .hint("name one with `--image`, as in `--image debian-12`; `vmimg store list` shows what is there")
+        })?;
+        let mut image = store::resolve(context, root, reference, settings.format)?;
+        if let Some(wanted) = &settings.sha256 {
+            check_digest(&mut image, wanted)?;
+        }
+        let format = match image.format {
+            DiskFormat::Qcow2 => Format::Qcow2,
+            DiskFormat::Raw => Format::Raw,
+        };
+        let options = OpenOptions { format: Some(format), policy: OpenPolicy::Nothing, ..OpenOptions::default() };
+        let disk = Arc::new(image::open(&image.path, &options)?);
+        let table = Table::read(&*disk)?;
+        let volumes = volumes(&disk, table.as_ref())?;
+        let tree = Tree::assemble(&volumes, settings.partition)?;
+        let guest = Guest::inspect(&tree)?;
+        Ok(Self { image, disk, table, tree, guest })
+    }
+
+    /// Returns where the partition `number` is, and the whole disk for 0.
+    pub(super) fn partition(&self, number: u32) -> Option<ByteRange> {
+        match &self.table {
+            None => ByteRange::new(0, self.disk.size()),
+            Some(table) => table.partition(number).map(|partition| partition.range),
+        }
+    }
+
+    /// Fails when the file is not what it was when it was opened.
+    pub(super) fn check_unchanged(&self) -> Result<(), CommandError> {
+        let cannot = |error| CommandError::io(format!("cannot look at `{}`", self.image.path.display()), error);
+        if FileIdentity::of(&self.image.path).map_err(cannot)? == self.image.identity {
+            return Ok(());
+        }
+        let message = format!("the base image `{}` has changed while it was used", self.image.path.display());
+        Err(CommandError::new(ErrorKind::Refused, message).hint("nothing was made; run it again"))
+    }
+}
+
+/// Returns what each partition of `disk` holds, or what the disk holds when it has no table.
+fn volumes(disk: &Arc<Disk>, table: Option<&Table>) -> Result<Vec<Volume>, CommandError> {
+    let Some(table) = table else {
+        let whole = ByteRange::new(0, disk.size()).unwrap_or_default();
+        return Ok(vec![volume(disk, 0, whole, VolumeNames::default())?]);
+    };
+    let data = table.partitions.iter().filter(|partition| !partition.is_extended());
+    data.map(|partition| volume(disk, partition.number, partition.range, names(partition))).collect()
+}
+
+fn names(partition: &Partition) -> VolumeNames {
+    let part_label = Some(partition.name.clone()).filter(|name| !name.is_empty());
+    VolumeNames { part_uuid: Some(partition.part_uuid.clone()), part_label, ..VolumeNames::default() }
+}
+
+fn volume(disk: &Arc<Disk>, partition: u32, range: ByteRange, mut names: VolumeNames) -> Result<Volume, CommandError> {
+    let content = match Ext4::open(Slice::open(Arc::clone(disk), range)?) {
+        Ok(files) => {
+            names.uuid = Some(uuid::Uuid::from_bytes(files.uuid()).to_string());
+            names.label = Some(String::from_utf8_lossy(&files.label()).into_owned()).filter(|label| !label.is_empty());
+            VolumeContent::Files(Arc::new(files))
+        }
+        Err(imgcore::fs::Error::Storage(error)) => return Err(error.into()),
+        Err(error) => VolumeContent::Other(error.to_string()),
+    };
+    Ok(Volume { partition, names, content })
+}
+
+/// Compares the digest of an image with the declared one; reads the file unless the store knows its digest.
+fn check_digest(image: &mut BaseImage, wanted: &str) -> Result<(), CommandError> {
+    let found = match &image.sha256 {
+        Some(known) => known.clone(),
+        None => digest(&image.path)?,
+    };
+    if !found.eq_ignore_ascii_case(wanted) {
+        let message = format!("`{}` has the SHA-256 {found}, not {wanted}", image.path.display());
+        return Err(CommandError::new(ErrorKind::Refused, message));
+    }
+    image.sha256 = Some(found);
+    Ok(())
+}
+
+/// Returns the SHA-256 of a file in hexadecimal.
+pub(super) fn digest(path: &Path) -> Result<String, CommandError> {
+    let cannot = |error| CommandError::io(format!("cannot read `{}`", path.display()), error);
+    let mut file = File::open(path).map_err(cannot)?;
+    let mut hash = Sha256::new();
+    let mut buf = vec![0; 1 << 20];
+    loop {
+        let len = file.read(&mut buf).map_err(cannot)?;
+        if len == 0 {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(buf.get(..len).unwrap_or_default());
+    }
+}
+
+/// Returns bytes in hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

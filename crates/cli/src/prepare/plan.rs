@@ -1,0 +1,277 @@
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use rand_core::RngCore;
+use seed::document::{CONFIG_DRIVE_LABEL, ConfigDrive, NOCLOUD_LABEL, NoCloud, Tree, UserData};
+use seed::identity::{Identity, Randomness};
+use seed::keys::minion::MinionKey;
+use seed::keys::ssh::{self, AuthorizedKey};
+use seed::network::{Network, ResolvedNetwork};
+use seed::plan::{HostKey, HostKeys, KeyPair, Material, Note, Planned, RandomSeed, Secret, Seed};
+
+use super::{Base, Datasource, Link, Nic, Request, Settings};
+use crate::context::Context;
+use crate::domain::{self, Disk, Domain, Forward};
+use crate::error::{CommandError, ErrorKind};
+use crate::machine::{MachineName, Root};
+use crate::size::Size;
+
+/// Everything that will be done to make a machine, as data.
+#[derive(Debug)]
+pub struct Plan {
+    /// The machine's name.
+    pub name: MachineName,
+    /// When it is made, in seconds since 1970.
+    pub now: i64,
+    /// Bytes of the system disk.
+    pub size: u64,
+    /// Whether the root's partition and file system grow.
+    pub grows: bool,
+    /// Who the machine is.
+    pub identity: Identity,
+    /// The edits of the guest, and what else came of them.
+    pub planned: Planned,
+    /// The seed on a disk of its own.
+    pub seed: Option<SeedDisk>,
+    /// The virtual machine, with the paths that it will have.
+    pub domain: Domain,
+    /// The host name that the guest will have.
+    pub hostname: String,
+    /// The account that people log in to.
+    pub login: String,
+    /// The folder of a Salt master's accepted keys.
+    pub master_keys: Option<PathBuf>,
+}
+
+/// A seed for cloud-init on a disk of its own.
+#[derive(Debug)]
+pub struct SeedDisk {
+    /// The volume label.
+    pub label: &'static str,
+    /// The files.
+    pub tree: Tree,
+}
+
+impl Plan {
+    /// Plans the machine `request` on `base`. Nothing is written.
+    pub(super) fn make(
+        request: &Request,
+        base: &Base,
+        root: &Root,
+        seed_value: Option<&str>,
+        context: &Context,
+    ) -> Result<Self, CommandError> {
+        let settings = &request.settings;
+        let name = &request.name;
+        let randomness = match seed_value {
+            Some(value) => Randomness::from_seed_value(value, name.as_str()),
+            None => Randomness::from_entropy(&mut *context.entropy(None)),
+        };
+        let nics = settings.networks.clone().unwrap_or_else(|| vec![Nic::default()]);
+        let mut identity = Identity::generate(&randomness, nics.len());
+        for (made, nic) in identity.macs.iter_mut().zip(&nics) {
+            *made = nic.mac.or_else(|| nic.config.as_ref().and_then(|config| config.mac)).unwrap_or(*made);
+        }
+        let mut seed = settings.seed.clone();
+        let hostname = seed.hostname.get_or_insert_with(|| name.to_string()).clone();
+        let material = material(settings, &seed, &randomness, context)?;
+        let planned = seed::plan::plan(&base.guest, &base.tree, &seed, &material)?;
+        let network = network(&nics, &identity)?;
+        let folder = root.folder(name);
+        let seed_disk = seed_disk(settings, &seed, &hostname, base, &identity, network, &randomness, context)?;
+        let domain = machine(settings, &nics, name, &folder, &identity, seed_disk.as_ref(), &randomness);
+        let size = size(settings, base)?;
+        let login =
+            seed.users.iter().find(|user| !user.ssh_keys.is_empty()).map_or("root", |user| user.name.as_str()).to_owned();
+        let grows = size > imgcore::block::BlockRead::size(&*base.disk);
+        let (name, now, master_keys) = (name.clone(), context.unix_time(), settings.master_keys.clone());
+        let master_keys = master_keys.map(|folder| context.absolute(&folder));
+        Ok(Self { name, now, size, grows, identity, planned, seed: seed_disk, domain, hostname, login, master_keys })
+    }
+
+    /// Returns what the reader should know before the plan is carried out.
+    #[must_use]
+    pub fn notes(&self) -> &[Note] {
+        &self.planned.notes
+    }
+}
+
+/// Returns the size of the system disk in bytes, whole sectors of 512.
+fn size(settings: &Settings, base: &Base) -> Result<u64, CommandError> {
+    let smallest = imgcore::block::BlockRead::size(&*base.disk);
+    let Some(Size(wanted)) = settings.size else { return Ok(smallest) };
+    let too_large = || CommandError::new(ErrorKind::Usage, format!("a disk of {wanted} bytes is too large"));
+    let size = wanted.checked_next_multiple_of(512).ok_or_else(too_large)?;
+    if size < smallest {
+        let message = format!("the base image holds a disk of {}, more than {}", Size(smallest), Size(wanted));
+        return Err(CommandError::new(ErrorKind::Refused, message)
+            .hint("disks are only made larger; leave `--size` away to keep the size"));
+    }
+    Ok(size)
+}
+
+/// Gathers what the plan of the guest needs from outside: keys, contents and random bytes.
+fn material(settings: &Settings, seed: &Seed, randomness: &Randomness, context: &Context) -> Result<Material, CommandError> {
+    let mut material = Material {
+        now: u64::try_from(context.unix_time()).unwrap_or_default(),
+        random_seed: Some(RandomSeed(randomness.bytes::<512>("guest random seed").to_vec())),
+        ..Material::default()
+    };
+    if seed.host_keys == HostKeys::Mint {
+        let hostname = seed.hostname.clone().unwrap_or_default();
+        for key in ssh::generate_host_keys(randomness, &hostname)? {
+            let (file_name, public) = (key.file_name(), key.public_line().to_owned());
+            material.host_keys.push(HostKey { file_name, private: Secret::new(key.private_pem()), public });
+        }
+    }
+    if seed.minion.is_some() {
+        let key = match &settings.minion_key {
+            Some(path) => MinionKey::load(&read_host_file(&context.absolute(path))?, None)?,
+            None => MinionKey::generate(randomness)?,
+        };
+        let (private, public) = (Secret::new(key.private_pem()), key.public_pem().to_owned());
+        material.minion_key = Some(KeyPair { private, public });
+    }
+    for source in seed.files.iter().filter_map(|file| file.source.clone()) {
+        let content = read_host_file(&context.absolute(Path::new(&source)))?;
+        material.sources.insert(source, content.into());
+    }
+    Ok(material)
+}
+
+/// Returns the network as the guest is told of it: the interfaces and addresses of the domain, DHCP where nothing else is said.
+fn network(nics: &[Nic], identity: &Identity) -> Result<ResolvedNetwork, CommandError> {
+    let mut network = Network::dhcp(nics.len());
+    for ((interface, nic), mac) in network.interfaces.iter_mut().zip(nics).zip(&identity.macs) {
+        if let Some(config) = &nic.config {
+            *interface = config.clone();
+        }
+        interface.mac = Some(*mac);
+    }
+    Ok(network.resolve(&identity.macs)?)
+}
+
+#[expect(clippy::too_many_arguments, reason = "a seed says everything about a machine")]
+fn seed_disk(
+    settings: &Settings,
+    seed: &Seed,
+    hostname: &str,
+    base: &Base,
+    identity: &Identity,
+    network: ResolvedNetwork,
+    randomness: &Randomness,
+    context: &Context,
+) -> Result<Option<SeedDisk>, CommandError> {
+    let kind = match settings.datasource {
+        Datasource::Auto if base.guest.cloud_init => Datasource::ConfigDrive,
+        Datasource::Auto => Datasource::None,
+        kind => kind,
+    };
+    if kind == Datasource::None {
+        let configured = settings.networks.iter().flatten().any(|nic| nic.config.is_some());
+        if settings.user_data.is_none() && settings.vendor_data.is_none() && !configured {
+            return Ok(None);
+        }
+        return Err(CommandError::new(ErrorKind::Usage, "user data and network settings need a seed to carry them")
+            .hint("add `--config-drive` or `--nocloud`"));
+    }
+    let read = |path: &Option<PathBuf>| path.as_ref().map(|path| read_host_file(&context.absolute(path))).transpose();
+    let user_data = read(&settings.user_data)?.map(UserData::raw);
+    let vendor_data = read(&settings.vendor_data)?;
+    let keys = public_keys(seed)?;
+    let full_name = seed.full_name().unwrap_or_else(|| hostname.to_owned());
+    let (label, tree) = if kind == Datasource::ConfigDrive {
+        let mut drive = ConfigDrive::new(identity.uuid, full_name);
+        drive.meta = settings.meta.clone();
+        drive.public_keys = keys.into_iter().enumerate().map(|(n, key)| (format!("key{n}"), key)).collect();
+        drive.random_seed = Some(Box::new(randomness.bytes("config drive random seed")));
+        drive.user_data = user_data;
+        if let Some(bytes) = vendor_data {
+            drive.vendor_data = serde_json::from_slice(&bytes).map_err(|error| {
+                CommandError::new(ErrorKind::Usage, "the vendor data of a config drive is a JSON object").with_source(error)
+            })?;
+        }
+        drive.network = Some(network);
+        (CONFIG_DRIVE_LABEL, drive.tree()?)
+    } else {
+        let mut nocloud = NoCloud::new(identity.instance_id());
+        nocloud.local_hostname = Some(full_name);
+        nocloud.public_keys = keys;
+        nocloud.user_data = user_data;
+        nocloud.vendor_data = vendor_data.map(UserData::raw);
+        nocloud.network = Some(network);
+        (NOCLOUD_LABEL, nocloud.tree()?)
+    };
+    Ok(Some(SeedDisk { label, tree }))
+}
+
+/// Returns every key that may log in, once.
+fn public_keys(seed: &Seed) -> Result<Vec<AuthorizedKey>, CommandError> {
+    let mut keys: Vec<AuthorizedKey> = Vec::new();
+    for line in seed.root_keys.iter().chain(seed.users.iter().flat_map(|user| &user.ssh_keys)) {
+        for key in ssh::parse_authorized_keys(line)? {
+            if !keys.iter().any(|other| other.is_same_key(&key)) {
+                keys.push(key);
+            }
+        }
+    }
+    Ok(keys)
+}
+
+/// Returns the virtual machine, its files at the places that they will have.
+fn machine(
+    settings: &Settings,
+    nics: &[Nic],
+    name: &MachineName,
+    folder: &Path,
+    identity: &Identity,
+    seed: Option<&SeedDisk>,
+    randomness: &Randomness,
+) -> Domain {
+    let port = randomness.stream("ssh port").next_u32().checked_rem(PORTS).and_then(|port| u16::try_from(port).ok());
+    let forward = Forward { host: FIRST_PORT.saturating_add(port.unwrap_or_default()), guest: 22 };
+    let link = |(index, nic): (usize, &Nic)| match &nic.link {
+        Link::User => domain::Link::User { forwards: if index == 0 { vec![forward] } else { Vec::new() } },
+        Link::Bridge(bridge) => domain::Link::Bridge { bridge: bridge.clone() },
+        Link::Network(network) => domain::Link::Network { network: network.clone() },
+    };
+    let nics = nics.iter().enumerate().zip(&identity.macs);
+    let system = Disk {
+        path: folder.join(super::stage::DISK_FILE),
+        format: domain::DiskFormat::Qcow2,
+        bus: domain::Bus::default(),
+        read_only: false,
+    };
+    Domain {
+        uuid: Some(identity.uuid),
+        memory_mib: settings.memory.map_or(1024, |memory| memory.0.div_ceil(1 << 20)),
+        vcpus: settings.vcpus.unwrap_or(1),
+        disks: vec![system],
+        seed: seed.map(|_| folder.join(super::stage::SEED_FILE)),
+        nics: nics.map(|(nic, mac)| domain::Nic { mac: Some(*mac), link: link(nic) }).collect(),
+        smbios_serial: seed.filter(|seed| seed.label == NOCLOUD_LABEL).map(|_| "ds=nocloud".to_owned()),
+        firmware: settings.firmware.unwrap_or_default(),
+        serial_log: Some(folder.join("console.log")),
+        ..Domain::new(name.to_string())
+    }
+}
+
+/// Reads a file of the host that the user named.
+fn read_host_file(path: &Path) -> Result<Vec<u8>, CommandError> {
+    let cannot = |error| CommandError::io(format!("cannot read `{}`", path.display()), error);
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(cannot)?;
+    file.take(FILE_MAX.saturating_add(1)).read_to_end(&mut bytes).map_err(cannot)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_MAX {
+        let message = format!("`{}` has more than {}", path.display(), Size(FILE_MAX));
+        return Err(CommandError::new(ErrorKind::Unsupported, message));
+    }
+    Ok(bytes)
+}
+
+/// The most bytes of a file that is put into a guest: contents are staged in memory.
+const FILE_MAX: u64 = 256 << 20;
+/// The ports of 127.0.0.1 that lead to a guest's SSH: below those that Linux gives out by itself.
+const FIRST_PORT: u16 = 20_000;
+const PORTS: u32 = 12_000;

@@ -1,0 +1,131 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use seed::identity::MacAddress;
+use seed::network::Interface;
+use seed::plan::Seed;
+use serde::Deserialize;
+
+use crate::domain::{DiskFormat, Firmware};
+use crate::machine::MachineName;
+use crate::size::Size;
+
+/// A machine that is asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Its name.
+    pub name: MachineName,
+    /// What it is to be like.
+    pub settings: Settings,
+}
+
+/// What a machine is to be like: the keys of a machine in `machines.yaml`. Unknown keys are errors.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The base image: a path, a name in the store, or `builtin:demo`.
+    pub image: Option<String>,
+    /// The format of the base image; what its first bytes say otherwise.
+    pub format: Option<DiskFormat>,
+    /// SHA-256 of the base image's file in hexadecimal, which is checked.
+    pub sha256: Option<String>,
+    /// Size of the system disk; that of the base otherwise.
+    pub size: Option<Size>,
+    /// The partition with the guest's root file system, where it cannot be told.
+    pub partition: Option<u32>,
+    /// Memory; 1 GiB otherwise.
+    pub memory: Option<Size>,
+    /// Virtual processors; 1 otherwise.
+    pub vcpus: Option<u32>,
+    /// Firmware; BIOS otherwise.
+    pub firmware: Option<Firmware>,
+    /// Network interfaces; one on a network inside the QEMU process otherwise.
+    pub networks: Option<Vec<Nic>>,
+    /// The seed for cloud-init on a disk of its own.
+    pub datasource: Datasource,
+    /// A file of the host with user data.
+    pub user_data: Option<PathBuf>,
+    /// A file of the host with vendor data.
+    pub vendor_data: Option<PathBuf>,
+    /// Metadata for the config drive.
+    pub meta: BTreeMap<String, String>,
+    /// A file of the host with the minion's private key; a pair is made otherwise.
+    pub minion_key: Option<PathBuf>,
+    /// The folder of a Salt master's accepted keys, where the minion's public key is written.
+    pub master_keys: Option<PathBuf>,
+    /// What is put into the guest.
+    pub seed: Seed,
+}
+
+/// A network interface of a machine.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Nic {
+    /// The hardware address; one is made otherwise.
+    pub mac: Option<MacAddress>,
+    /// What it is attached to.
+    pub link: Link,
+    /// What the guest is told of it, when there is a seed; DHCP for IPv4 otherwise.
+    pub config: Option<Interface>,
+}
+
+/// What a network interface is attached to.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "String")]
+pub enum Link {
+    /// A network inside the QEMU process.
+    #[default]
+    User,
+    /// A bridge of the host.
+    Bridge(String),
+    /// A network that libvirt keeps.
+    Network(String),
+}
+
+impl TryFrom<String> for Link {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let name = |name: &str| {
+            let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+            if plain && !name.is_empty() { Ok(name.to_owned()) } else { Err(format!("`{text}` does not name a link")) }
+        };
+        match text.split_once(':') {
+            None if text == "user" => Ok(Self::User),
+            Some(("bridge", bridge)) => name(bridge).map(Self::Bridge),
+            Some(("network", network)) => name(network).map(Self::Network),
+            _ => Err(format!("`{text}` is not a link: write user, bridge:NAME or network:NAME")),
+        }
+    }
+}
+
+/// The seed for cloud-init on a disk of its own.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Datasource {
+    /// A config drive when the guest has cloud-init, otherwise none.
+    #[default]
+    Auto,
+    /// An OpenStack config drive.
+    ConfigDrive,
+    /// A NoCloud seed.
+    Nocloud,
+    /// None.
+    None,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Link;
+
+    #[test]
+    fn a_link_is_one_of_three_kinds() {
+        let link = |text: &str| Link::try_from(text.to_owned());
+        assert_eq!(link("user"), Ok(Link::User));
+        assert_eq!(link("bridge:br0"), Ok(Link::Bridge("br0".to_owned())));
+        assert_eq!(link("network:default"), Ok(Link::Network("default".to_owned())));
+        for bad in ["", "br0", "bridge:", "bridge:a b", "bridge:a/b", "user:x"] {
+            link(bad).unwrap_err();
+        }
+    }
+}

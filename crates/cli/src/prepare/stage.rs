@@ -1,0 +1,154 @@
+//! The disk in memory, and the files of a machine in its hidden folder.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use imgcore::block::{BlockRead, ByteRange, Change, Resize, Slice, Staged};
+use imgcore::fs::EditPlan;
+use imgcore::fs::ext4::{self, Editor, Timestamp};
+use imgcore::image::Disk;
+use imgcore::partition;
+use imgcore::qcow2::{self, Content, CreateOptions, NewBacking};
+use imgcore::storage::FileDisk;
+use seed::iso::{self, VolumeLabel};
+use sha2::{Digest, Sha256};
+
+use super::{Base, Plan};
+use crate::context::Context;
+use crate::error::{CommandError, ErrorKind};
+use crate::machine::{BaseRecord, DiskRecord, GuestRecord, Machine, SeedRecord, Staging, State};
+use crate::store::hex;
+
+/// A machine's disk before it is written: the base with every change in memory.
+#[derive(Debug)]
+pub(super) struct StagedDisk {
+    /// The base below its changes.
+    pub(super) disk: Staged<Arc<Disk>>,
+    /// Where the partitions are that have been edited, with what was done to them.
+    pub(super) edited: Vec<(ByteRange, EditPlan)>,
+}
+
+/// Grows and edits the disk in memory, and verifies it there.
+pub(super) fn disk(plan: &Plan, base: &Base, context: &Context) -> Result<StagedDisk, CommandError> {
+    let now = Timestamp { secs: plan.now, nanos: 0 };
+    let root = base.guest.root_partition;
+    let mut disk = Staged::new(Arc::clone(&base.disk));
+    if plan.grows {
+        disk.resize(plan.size)?;
+    }
+    let mut edited = Vec::new();
+    let mut edits = plan.planned.edits.clone();
+    // The root is there even without an edit: it may grow.
+    edits.entry(root).or_default();
+    for (number, edits) in edits {
+        context.interrupt().check()?;
+        let mut range = base.partition(number).ok_or_else(|| missing(number))?;
+        if plan.grows && number == root {
+            range = grow_partition(&mut disk, base, number)?;
+        }
+        let mut window = Slice::open(&mut disk, range)?;
+        if plan.grows && number == root {
+            ext4::grow(&mut window)?;
+        }
+        if !edits.edits.is_empty() {
+            let mut editor = Editor::open(window, now)?;
+            editor.apply(&edits)?;
+            editor.finish()?;
+        }
+        ext4::verify(&Slice::open(&disk, range)?, &edits)?;
+        edited.push((range, edits));
+    }
+    Ok(StagedDisk { disk, edited })
+}
+
+/// Grows the partition `number` on the enlarged disk and returns where it is.
+fn grow_partition(disk: &mut Staged<Arc<Disk>>, base: &Base, number: u32) -> Result<ByteRange, CommandError> {
+    if base.table.is_none() {
+        return ByteRange::new(0, disk.size()).ok_or_else(|| missing(number));
+    }
+    Ok(partition::grow(disk, number)?.new)
+}
+
+fn missing(number: u32) -> CommandError {
+    CommandError::new(ErrorKind::Unexpected, format!("the disk has no partition {number}"))
+}
+
+/// Writes the files of the machine into its hidden folder and returns its record.
+pub(super) fn files(
+    plan: &Plan,
+    base: &Base,
+    disk: &StagedDisk,
+    staging: &Staging,
+    context: &Context,
+) -> Result<Machine, CommandError> {
+    write_overlay(&staging.path().join(DISK_FILE), base, disk)?;
+    context.interrupt().check()?;
+    let seed = match &plan.seed {
+        None => None,
+        Some(seed) => {
+            let bytes = iso::create(&seed.tree, &VolumeLabel::new(seed.label)?, plan.now)?;
+            write_file(&staging.path().join(SEED_FILE), &bytes)?;
+            let sha256 = hex(&Sha256::digest(&bytes));
+            Some(SeedRecord { file: SEED_FILE.to_owned(), label: seed.label.to_owned(), sha256 })
+        }
+    };
+    write_file(&staging.path().join(DOMAIN_FILE), plan.domain.to_xml()?.as_bytes())?;
+    base.check_unchanged()?;
+    Ok(Machine {
+        format: 1,
+        name: plan.name.clone(),
+        state: State::Ready,
+        created: u64::try_from(plan.now).unwrap_or_default(),
+        uuid: plan.identity.uuid,
+        base: BaseRecord {
+            reference: base.image.reference.clone(),
+            path: base.image.path.clone(),
+            format: base.image.format.name().to_owned(),
+            identity: base.image.identity,
+            sha256: base.image.sha256.clone(),
+        },
+        disk: DiskRecord { file: DISK_FILE.to_owned(), format: "qcow2".to_owned(), size: plan.size },
+        seed,
+        domain: plan.domain.clone(),
+        guest: GuestRecord {
+            os: base.guest.os.pretty_name.clone().unwrap_or_else(|| base.guest.os.id.clone()),
+            hostname: plan.hostname.clone(),
+            login: plan.login.clone(),
+            known_hosts: plan.planned.known_hosts.clone(),
+            minion: plan.planned.minion.as_ref().map(|minion| minion.id.clone()),
+        },
+    })
+}
+
+/// Writes the overlay in one pass: it is private until it is published, so nothing in it needs an order.
+fn write_overlay(path: &Path, base: &Base, disk: &StagedDisk) -> Result<(), CommandError> {
+    let mut options = CreateOptions::new(disk.disk.size());
+    options.cluster_size = base.disk.cluster_size().unwrap_or(options.cluster_size);
+    let name = base.image.path.as_os_str().as_bytes().to_vec();
+    options.backing = Some(NewBacking { name, format: base.image.format.name().to_owned() });
+    let changed: Vec<ByteRange> = disk.disk.changes().iter().map(Change::range).collect();
+    let mut file = FileDisk::create_new(path)?;
+    let content = Content::new(&disk.disk, &changed).over(&*base.disk);
+    Ok(qcow2::write_image(&mut file, &options, &content)?)
+}
+
+/// Writes the record.
+pub(super) fn write_record(path: &Path, machine: &Machine) -> Result<(), CommandError> {
+    let mut json = serde_json::to_vec_pretty(machine)
+        .map_err(|error| CommandError::new(ErrorKind::Unexpected, "cannot write the record").with_source(error))?;
+    json.push(b'\n');
+    write_file(path, &json)
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
+    fs::write(path, bytes).map_err(|error| CommandError::io(format!("cannot write `{}`", path.display()), error))
+}
+
+/// The system disk's file in a machine's folder.
+pub(super) const DISK_FILE: &str = "disk.qcow2";
+/// The seed's.
+pub(super) const SEED_FILE: &str = "seed.iso";
+/// The domain's.
+pub(super) const DOMAIN_FILE: &str = "domain.xml";

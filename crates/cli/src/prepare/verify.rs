@@ -1,0 +1,89 @@
+//! Everything that was written, read back from the files.
+
+use imgcore::block::{BlockRead, ByteRange, Change, Slice, extents};
+use imgcore::fs::ext4;
+use imgcore::image::{self, Disk, Format, OpenOptions, OpenPolicy};
+use imgcore::partition::Table;
+use imgcore::storage::{Access, FileDisk};
+use seed::iso::{self, VolumeLabel};
+
+use super::Plan;
+use super::stage::{DISK_FILE, SEED_FILE, StagedDisk};
+use crate::error::{CommandError, ErrorKind};
+use crate::machine::{Machine, Staging};
+
+/// Reads the machine's files back and compares them with what was staged.
+pub(super) fn files(plan: &Plan, staged: &StagedDisk, machine: &Machine, staging: &Staging) -> Result<(), CommandError> {
+    // The overlay names the base that it was made on, by the path that was resolved for it.
+    let options = OpenOptions { format: Some(Format::Qcow2), policy: OpenPolicy::PlainPaths, ..OpenOptions::default() };
+    let disk = image::open(&staging.path().join(DISK_FILE), &options)?;
+    same_base(&disk, machine)?;
+    if disk.size() != plan.size {
+        return Err(differs(format!("the disk has {} bytes, not {}", disk.size(), plan.size)));
+    }
+    changes(&disk, staged)?;
+    let _sound: Option<Table> = Table::read(&disk)?;
+    for (range, edits) in &staged.edited {
+        ext4::verify(&Slice::open(&disk, *range)?, edits)?;
+    }
+    if let Some(seed) = &plan.seed {
+        let file = FileDisk::open(&staging.path().join(SEED_FILE), Access::Read)?;
+        iso::verify(&file, &VolumeLabel::new(seed.label)?, &seed.tree)?;
+    }
+    Ok(())
+}
+
+fn same_base(disk: &Disk, machine: &Machine) -> Result<(), CommandError> {
+    let below = disk.backing().map(|backing| backing.path().to_owned());
+    if below.as_ref() == Some(&machine.base.path) {
+        Ok(())
+    } else {
+        Err(differs(format!("the overlay is not on `{}`", machine.base.path.display())))
+    }
+}
+
+/// Compares every changed byte.
+fn changes(disk: &Disk, staged: &StagedDisk) -> Result<(), CommandError> {
+    let mut buf = Vec::new();
+    for change in staged.disk.changes() {
+        let range = change.range();
+        let Change::Data(_, bytes) = change else {
+            zeroed(disk, range)?;
+            continue;
+        };
+        buf.resize(bytes.len(), 0);
+        disk.read_exact_at(&mut buf, range.start())?;
+        if buf != bytes {
+            return Err(differs(format!("bytes {range} of the disk are not what was staged")));
+        }
+    }
+    Ok(())
+}
+
+/// Reads a run that must be zeros; what is known to be needs no reading.
+fn zeroed(disk: &Disk, range: ByteRange) -> Result<(), CommandError> {
+    let mut buf = vec![0; PIECE];
+    for extent in extents(disk, range) {
+        let extent = extent?;
+        let mut offset = extent.range.start();
+        while !extent.reads_as_zeros() && offset < extent.range.end() {
+            let left = usize::try_from(extent.range.end().saturating_sub(offset)).unwrap_or(usize::MAX);
+            let part = buf.get_mut(..left.min(PIECE)).unwrap_or_default();
+            disk.read_exact_at(part, offset)?;
+            if part.iter().any(|byte| *byte != 0) {
+                return Err(differs(format!("bytes {range} of the disk are not zeros")));
+            }
+            offset = offset.saturating_add(u64::try_from(part.len()).unwrap_or(u64::MAX));
+        }
+    }
+    Ok(())
+}
+
+fn differs(message: String) -> CommandError {
+    CommandError::new(ErrorKind::Corrupt, "what was written does not read back as it was planned")
+        .with_source(CommandError::new(ErrorKind::Corrupt, message))
+        .hint("nothing was published; the storage below may be failing")
+}
+
+/// Bytes that are read at a time.
+const PIECE: usize = 1 << 16;

@@ -5,8 +5,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use imgcore::storage::{Access, FileDisk, Lock, LockKind};
-use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
+use imgcore::storage::{FileDisk, Lock, LockKind};
+use rustix::fs::{Access, SeekFrom, access, copy_file_range, ioctl_ficlone, seek};
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
@@ -27,19 +27,18 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Copies the regular file `target`, with its owner and permissions.
+    /// Copies the regular file `original`, with its owner and permissions, and locks it against other programs.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Refused`] when another program uses it, when it is a block device, has other names or an owner that cannot be kept,
-    /// [`ErrorKind::Interrupted`], otherwise the failure of the operating system.
-    pub fn copy_of(context: &Context, target: &Path) -> Result<Self, CommandError> {
-        let cannot = |error| CommandError::io(format!("cannot copy `{}`", target.display()), error);
+    /// [`ErrorKind::Refused`] when another program uses it, when it is a block device, has other names, may not be written or has
+    /// an owner that cannot be kept, [`ErrorKind::Interrupted`], otherwise the failure of the operating system.
+    pub fn copy_of(context: &Context, original: &FileDisk) -> Result<Self, CommandError> {
+        let cannot = |error| CommandError::io(format!("cannot copy `{}`", original.path().display()), error);
         // The file itself is replaced, not a link to it.
-        let target = fs::canonicalize(target).map_err(cannot)?;
-        refuse_unsuitable(&target, &fs::metadata(&target).map_err(cannot)?)?;
-        let original = FileDisk::open(&target, Access::ReadWrite)?;
-        let lock = Lock::acquire(&original, LockKind::Write)?;
+        let target = fs::canonicalize(original.path()).map_err(cannot)?;
+        let lock = Lock::acquire(original, LockKind::Write)?;
+        refuse_read_only(&target)?;
         let metadata = original.file().metadata().map_err(cannot)?;
         refuse_unsuitable(&target, &metadata)?;
         let folder = target.parent().unwrap_or(Path::new("/"));
@@ -74,6 +73,13 @@ impl Draft {
         let folder = self.target.parent().unwrap_or(Path::new("/"));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(cannot)
     }
+}
+
+/// A file that its permissions protect is not replaced either, although its folder would allow it.
+fn refuse_read_only(target: &Path) -> Result<(), CommandError> {
+    access(target, Access::WRITE_OK).map_err(|error| {
+        CommandError::new(ErrorKind::Refused, format!("`{}` may not be written", target.display())).with_source(error)
+    })
 }
 
 fn refuse_unsuitable(target: &Path, metadata: &fs::Metadata) -> Result<(), CommandError> {
@@ -164,14 +170,20 @@ const BUFFER: usize = 1 << 20;
 mod tests {
     use std::fs::{self, File, Permissions};
     use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
+
+    use imgcore::storage::{Access, FileDisk};
 
     use super::Draft;
     use crate::context::Context;
-    use crate::error::ErrorKind;
+    use crate::error::{CommandError, ErrorKind};
 
     fn context() -> Context {
         Context::detached(PathBuf::from("/"), Box::new(std::io::sink()), Box::new(std::io::sink()))
+    }
+
+    fn copy_of(path: &Path) -> Result<Draft, CommandError> {
+        Draft::copy_of(&context(), &FileDisk::open(path, Access::Read).unwrap())
     }
 
     #[test]
@@ -182,7 +194,7 @@ mod tests {
         file.set_len(64 << 20).unwrap();
         file.write_all_at(b"middle", 32 << 20).unwrap();
         fs::set_permissions(&target, Permissions::from_mode(0o640)).unwrap();
-        let draft = Draft::copy_of(&context(), &target).unwrap();
+        let draft = copy_of(&target).unwrap();
         File::options().write(true).open(draft.path()).unwrap().write_all_at(b"start", 0).unwrap();
         draft.publish().unwrap();
         let bytes = fs::read(&target).unwrap();
@@ -198,7 +210,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("disk.raw");
         fs::write(&target, "old").unwrap();
-        let draft = Draft::copy_of(&context(), &target).unwrap();
+        let draft = copy_of(&target).unwrap();
         fs::write(draft.path(), "new").unwrap();
         drop(draft);
         assert_eq!(fs::read(&target).unwrap(), b"old");
@@ -211,13 +223,13 @@ mod tests {
         let (target, link, other) = (folder.path().join("a"), folder.path().join("b"), folder.path().join("c"));
         fs::write(&target, "old").unwrap();
         std::os::unix::fs::symlink(&target, &link).unwrap();
-        let draft = Draft::copy_of(&context(), &link).unwrap();
+        let draft = copy_of(&link).unwrap();
         fs::write(draft.path(), "new").unwrap();
         draft.publish().unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"new");
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         fs::hard_link(&target, &other).unwrap();
-        assert_eq!(Draft::copy_of(&context(), &target).unwrap_err().kind(), ErrorKind::Refused);
+        assert_eq!(copy_of(&target).unwrap_err().kind(), ErrorKind::Refused);
     }
 
     #[test]
@@ -228,7 +240,7 @@ mod tests {
         let context = context();
         context.interrupt().set();
         // A file system that shares blocks is done before it looks.
-        if let Err(error) = Draft::copy_of(&context, &target) {
+        if let Err(error) = Draft::copy_of(&context, &FileDisk::open(&target, Access::Read).unwrap()) {
             assert_eq!(error.kind(), ErrorKind::Interrupted);
         }
         assert_eq!(fs::read(&target).unwrap(), b"old");

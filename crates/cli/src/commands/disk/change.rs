@@ -34,7 +34,7 @@ pub(super) fn change<T>(
     if changes.is_empty() {
         return Ok(outcome);
     }
-    let draft = Draft::copy_of(context, &path)?;
+    let draft = Draft::copy_of(context, staged.base().storage())?;
     let mut copy = open_writable(context, draft.path(), &options(format, false))?;
     for change in &changes {
         match change {

@@ -23,7 +23,7 @@ use crate::size::Size;
 Examples:
   vmimg image convert -O qcow2 disk.raw disk.qcow2
   vmimg image convert -p -f qcow2 -O raw web1.qcow2 web1.raw
-  vmimg image convert -O qcow2 -o cluster_size=2M,compression_type=zstd a.raw b.qcow2")]
+  vmimg image convert -c -O qcow2 -o compression_type=zstd a.raw b.qcow2")]
 pub(super) struct Args {
     /// The format of the image; it is guessed otherwise
     #[arg(short = 'f', value_name = "FORMAT")]

@@ -57,6 +57,9 @@ pub(super) fn read(disk: &(impl BlockRead + ?Sized)) -> Result<Option<Table>, Er
 
 pub(super) fn grow(disk: &mut dyn BlockWrite, number: u32) -> Result<Growth, Error> {
     let mut copy = primary(disk)?;
+    if mbr_types(disk)?.iter().any(|kind| ![0, PROTECTIVE].contains(kind)) {
+        return Err(Error::Unsupported("a GPT beside an MBR with partitions of its own".to_owned()));
+    }
     let sectors = disk.size().checked_div(copy.sector_size).unwrap_or_default();
     let array = copy.array_sectors();
     let last_usable = sectors.checked_sub(array.saturating_add(2)).ok_or_else(|| too_small(&copy.entries))?;
@@ -106,7 +109,7 @@ fn cover(disk: &mut dyn BlockWrite, sectors: u64) -> Result<(), Error> {
     // Spec: "Size in LBA: the size of the disk minus one. Set to 0xFFFFFFFF if the size of the disk is too large"
     let size = u32::try_from(sectors.saturating_sub(1)).unwrap_or(u32::MAX).to_le_bytes();
     for (entry, at) in sector.get(446..510).unwrap_or_default().chunks_exact(16).zip([458_u64, 474, 490, 506]) {
-        let is_protective = entry.get(4) == Some(&0xEE) && entry.get(8..12) == Some(&1_u32.to_le_bytes()[..]);
+        let is_protective = entry.get(4) == Some(&PROTECTIVE) && entry.get(8..12) == Some(&1_u32.to_le_bytes()[..]);
         if is_protective && entry.get(12..16) != Some(&size[..]) {
             disk.write_all_at(&size, at)?;
             disk.flush()?;
@@ -220,13 +223,23 @@ impl Copy {
 
 /// Returns whether the first sector says that a GPT protects itself with it.
 fn is_protective(disk: &(impl BlockRead + ?Sized)) -> Result<bool, Error> {
+    Ok(mbr_types(disk)?.contains(&PROTECTIVE))
+}
+
+/// Returns the types of the four partitions in the first sector, zeros when it is no MBR.
+fn mbr_types(disk: &(impl BlockRead + ?Sized)) -> Result<[u8; 4], Error> {
     let mut sector = [0; 512];
-    if disk.size() < 512 {
-        return Ok(false);
+    if disk.size() >= 512 {
+        disk.read_exact_at(&mut sector, 0)?;
     }
-    disk.read_exact_at(&mut sector, 0)?;
-    let signed = sector.get(510..) == Some(&[0x55, 0xAA]);
-    Ok(signed && sector.get(446..510).unwrap_or_default().chunks_exact(16).any(|entry| entry.get(4) == Some(&0xEE)))
+    let mut types = [0; 4];
+    if sector.get(510..) == Some(&[0x55, 0xAA]) {
+        let entries = sector.get(446..510).unwrap_or_default().chunks_exact(16);
+        for (kind, entry) in types.iter_mut().zip(entries) {
+            *kind = entry.get(4).copied().unwrap_or_default();
+        }
+    }
+    Ok(types)
 }
 
 fn broken(place: String, error: &io::Error) -> Error {
@@ -240,5 +253,7 @@ fn too_small(entries: &[GPTPartitionEntry]) -> Error {
 
 /// Sizes of sectors that are looked for, in bytes.
 const SECTOR_SIZES: [u64; 2] = [512, 4096];
+/// The type of the MBR partition that covers a disk with a GPT.
+const PROTECTIVE: u8 = 0xEE;
 /// The most entries that are read: eight times the usual number, and 128 KiB.
 const ENTRIES_MAX: u32 = 1024;

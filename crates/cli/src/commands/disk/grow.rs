@@ -1,12 +1,13 @@
 //! `vmimg disk grow`: a partition and its file system take up the space that the disk has.
 
+use imgcore::fs::ext4;
 use imgcore::partition;
 use serde::Serialize;
 
 use super::change::change;
-use super::volume::{VolumeArgs, choose};
+use super::volume::{VolumeArgs, choose, window};
 use crate::context::Context;
-use crate::error::{CommandError, ErrorKind};
+use crate::error::CommandError;
 use crate::output::{ReportArgs, human_size};
 
 /// The arguments of `vmimg disk grow`.
@@ -55,8 +56,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             grown.partition = Some(GrownPart { number: Some(number), old_size: growth.old.len(), new_size: growth.new.len() });
         }
         if !args.no_fs {
-            let message = "growing a file system is not supported";
-            return Err(CommandError::new(ErrorKind::Unsupported, message).hint("`--no-fs` grows the partition alone"));
+            let growth = ext4::grow(window(&mut *disk, number)?)?;
+            grown.file_system = Some(GrownPart { number: None, old_size: growth.old_size, new_size: growth.new_size });
         }
         Ok(grown)
     })?;

@@ -1,6 +1,10 @@
 //! `vmimg seed`: what a guest reads at its first boot.
 
+mod config_drive;
+mod iso_image;
 mod minion_key;
+mod nocloud;
+mod sources;
 
 use clap::Subcommand;
 use seed::identity::Randomness;
@@ -18,6 +22,12 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Make a NoCloud seed for cloud-init
+    Nocloud(nocloud::Args),
+    /// Make an OpenStack config drive for cloud-init
+    ConfigDrive(config_drive::Args),
+    /// Make an ISO image of a folder
+    Iso(iso_image::Args),
     /// Make a key pair for a Salt minion
     MinionKey(minion_key::Args),
 }
@@ -29,6 +39,9 @@ enum Verb {
 /// What the verb failed with.
 pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
     match args.verb {
+        Verb::Nocloud(args) => nocloud::run(&args, context),
+        Verb::ConfigDrive(args) => config_drive::run(&args, context),
+        Verb::Iso(args) => iso_image::run(&args, context),
         Verb::MinionKey(args) => minion_key::run(&args, context),
     }
 }

@@ -22,7 +22,6 @@ use uuid::Uuid;
 
 pub use self::check::check_name;
 pub use self::error::Error;
-
 pub use self::probe::{SeedKind, probe_format, probe_seed};
 pub use self::qemu::{QemuCommand, QemuFiles};
 

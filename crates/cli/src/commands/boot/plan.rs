@@ -7,6 +7,7 @@ use crate::domain::{Accelerator, Domain, Forward, Link};
 use crate::error::{CommandError, ErrorKind};
 use crate::hypervisor::{Booted, Libvirt, Runner};
 use crate::machine::Machine;
+use crate::output::warn;
 
 /// What this start has of its own.
 pub(super) struct Wishes {
@@ -44,7 +45,7 @@ pub(super) fn domain(
     domain.accelerator = wishes.accelerator;
     domain.vnc |= wishes.vnc;
     let console = domain.serial_log.get_or_insert_with(|| folder.join("console.log")).clone();
-    let ssh_port = forward_ssh(folder, &mut domain, wishes.ssh_port)?;
+    let ssh_port = forward_ssh(context, folder, &mut domain, wishes.ssh_port)?;
     let booted = Booted { hypervisor, accelerator: wishes.accelerator, ssh_port, console, started: context.unix_time() };
     Ok((domain, booted))
 }
@@ -63,7 +64,9 @@ fn check_place(folder: &Path, machine: &Machine) -> Result<(), CommandError> {
 }
 
 /// Makes a port of this host lead to the guest's SSH server, when the guest is in QEMU's own network; returns the port.
-fn forward_ssh(folder: &Path, domain: &mut Domain, wish: Option<u16>) -> Result<Option<u16>, CommandError> {
+///
+/// A port that the machine was prepared with gives way to a free one when somebody else listens there.
+fn forward_ssh(context: &Context, folder: &Path, domain: &mut Domain, wish: Option<u16>) -> Result<Option<u16>, CommandError> {
     let mut networks = domain.nics.iter_mut().filter_map(|nic| match &mut nic.link {
         Link::User { forwards } => Some(forwards),
         _ => None,
@@ -75,15 +78,16 @@ fn forward_ssh(folder: &Path, domain: &mut Domain, wish: Option<u16>) -> Result<
             None => Ok(None),
         };
     };
-    if let (Some(forward), None) = (forwards.iter().find(|forward| forward.guest == SSH), wish) {
-        return Ok(Some(forward.host));
-    }
+    let prepared = forwards.iter().find(|forward| forward.guest == SSH).map(|forward| forward.host);
     forwards.retain(|forward| forward.guest != SSH);
-    let before = Booted::load(folder).ok().flatten().and_then(|booted| booted.ssh_port);
+    let before = prepared.or_else(|| Booted::load(folder).ok().flatten()?.ssh_port);
     let host = match wish {
         Some(port) => port,
         None => free_port(before)?,
     };
+    if let (Some(port), None) = (prepared.filter(|port| *port != host), wish) {
+        warn(context, format!("port {port} of 127.0.0.1 is taken; port {host} leads to the guest's SSH server"));
+    }
     forwards.push(Forward { host, guest: SSH });
     Ok(Some(host))
 }
@@ -102,17 +106,24 @@ const SSH: u16 = 22;
 #[cfg(test)]
 mod tests {
     use super::{forward_ssh, free_port};
+    use crate::context::Context;
     use crate::domain::{Domain, Forward, Link, Nic};
 
     #[test]
     fn a_guest_in_qemus_own_network_gets_one_port_for_ssh() {
         let folder = tempfile::tempdir().unwrap();
+        let context = Context::detached(folder.path().to_owned(), Box::new(std::io::sink()), Box::new(std::io::sink()));
         let mut domain = Domain::new("web1");
-        assert_eq!(forward_ssh(folder.path(), &mut domain, None).unwrap(), None);
-        assert!(forward_ssh(folder.path(), &mut domain, Some(2222)).is_err());
-        domain.nics.push(Nic { mac: None, link: Link::User { forwards: vec![Forward { host: 2200, guest: 22 }] } });
-        assert_eq!(forward_ssh(folder.path(), &mut domain, None).unwrap(), Some(2200));
-        assert_eq!(forward_ssh(folder.path(), &mut domain, Some(2222)).unwrap(), Some(2222));
+        let forward = |domain: &mut Domain, wish| forward_ssh(&context, folder.path(), domain, wish);
+        assert_eq!(forward(&mut domain, None).unwrap(), None);
+        assert!(forward(&mut domain, Some(2222)).is_err());
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        domain.nics.push(Nic { mac: None, link: Link::User { forwards: vec![Forward { host: port, guest: 22 }] } });
+        assert_ne!(forward(&mut domain.clone(), None).unwrap(), Some(port));
+        drop(listener);
+        assert_eq!(forward(&mut domain, None).unwrap(), Some(port));
+        assert_eq!(forward(&mut domain, Some(2222)).unwrap(), Some(2222));
         assert_eq!(domain.nics[0].link, Link::User { forwards: vec![Forward { host: 2222, guest: 22 }] });
     }
 

@@ -336,7 +336,7 @@ fn info_says_what_qemu_img_says() {
     std::fs::write(&raw, [1; 5000]).unwrap();
     assert_same_info(&raw);
     let ours = bench.path("ours.qcow2");
-    let data_file = Some(DataFileName { name: b"ours.data".to_vec(), raw: true });
+    let data_file = Some(DataFileName { name: bench.path("ours.data").into_os_string().into_encoded_bytes(), raw: true });
     image::create(&ours, &NewDisk::Qcow2(CreateOptions { data_file, ..CreateOptions::new(1 << 20) }), 1).unwrap();
     assert_clean(&ours);
     assert_same_info(&ours);

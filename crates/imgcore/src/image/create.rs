@@ -56,8 +56,8 @@ pub fn create(path: &Path, new: &NewDisk, unique: u64) -> Result<(), Error> {
         NewDisk::Qcow2(options) => {
             qcow2::create(&mut target, options).map_err(|source| Error::Qcow2 { path: path.to_owned(), source })?;
             if let Some(file) = &options.data_file {
-                let data = OpenPolicy::PlainPaths.resolve(path, "the data file", &file.name)?;
-                let mut data = Target::begin(&data, unique)?;
+                let data = OpenPolicy::PlainPaths.check(path, "the data file", &file.name)?;
+                let mut data = Target::begin(Path::new(data), unique)?;
                 data.resize(options.size)?;
                 data.publish()?;
             }

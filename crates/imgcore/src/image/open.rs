@@ -111,7 +111,8 @@ fn open_data_file(path: &Path, image: &mut Image<FileDisk>, options: &OpenOption
     let Some(name) = named.name else {
         return Err(Error::Qcow2 { path: path.to_owned(), source: qcow2::Unsupported::DataFile.into() });
     };
-    let below = options.policy.resolve(path, DATA_FILE, &name)?;
+    // Unlike a backing file's name, QEMU takes this one relative to the working folder.
+    let below = options.policy.check(path, DATA_FILE, &name).map(PathBuf::from)?;
     let wrap = |source: block::Error| Error::Below { what: DATA_FILE, image: path.to_owned(), source: Box::new(source.into()) };
     let file = FileDisk::open(&below, Access::Read).map_err(wrap)?;
     let lock = if options.lock { Some(Lock::acquire(&file, LockKind::Read).map_err(wrap)?) } else { None };

@@ -23,6 +23,15 @@ impl OpenPolicy {
     ///
     /// [`Error::NotFollowed`].
     pub(super) fn resolve(self, image: &Path, what: &'static str, name: &[u8]) -> Result<PathBuf, Error> {
+        Ok(beside(image, self.check(image, what, name)?.as_bytes()))
+    }
+
+    /// Returns `name` if it is one that may be opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFollowed`].
+    pub(super) fn check<'a>(self, image: &Path, what: &'static str, name: &'a [u8]) -> Result<&'a OsStr, Error> {
         let refused = |why| Error::NotFollowed {
             image: image.to_owned(),
             what,
@@ -34,7 +43,7 @@ impl OpenPolicy {
             Self::PlainPaths if name.is_empty() => Err(refused("the name is empty")),
             Self::PlainPaths if name.contains(&0) => Err(refused("the name has a NUL byte")),
             Self::PlainPaths if has_protocol(name) => Err(refused("it is no plain path")),
-            Self::PlainPaths => Ok(beside(image, name)),
+            Self::PlainPaths => Ok(OsStr::from_bytes(name)),
         }
     }
 }

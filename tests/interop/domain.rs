@@ -62,7 +62,7 @@ fn qemu_runs_every_kind_of_domain_that_needs_no_libvirt_and_ends_when_told() {
         domain.accelerator = Accelerator::Qemu;
         let machine = folder.path().join("machine");
         fs::create_dir_all(&machine).unwrap();
-        let qemu = Qemu::new(&context, &machine).unwrap();
+        let qemu = Qemu::new(&context, &machine);
         assert_eq!(qemu.state().unwrap(), DomainState::ShutOff);
         qemu.define(&domain).unwrap();
         qemu.start(&domain).unwrap();
@@ -87,7 +87,7 @@ fn a_recycled_process_id_is_not_taken_for_the_machine() {
     let context = context(&folder);
     // Left by a QEMU that was killed; the number is now that of this test.
     fs::write(folder.path().join("qemu.pid"), format!("{}\n", std::process::id())).unwrap();
-    let qemu = Qemu::new(&context, folder.path()).unwrap();
+    let qemu = Qemu::new(&context, folder.path());
     assert_eq!(qemu.state().unwrap(), DomainState::ShutOff);
     qemu.destroy().unwrap();
 }
@@ -98,7 +98,7 @@ fn qemu_that_cannot_start_says_why_and_is_gone() {
     let context = context(&folder);
     let mut domain = Domain::new("web1");
     domain.disks.push(disk(&folder.path().join("nothing.qcow2"), DiskFormat::Qcow2, Bus::Virtio));
-    let qemu = Qemu::new(&context, folder.path()).unwrap();
+    let qemu = Qemu::new(&context, folder.path());
     let error = qemu.start(&domain).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Hypervisor);
     assert!(error.causes().concat().contains("No such file or directory"), "{:?}", error.causes());

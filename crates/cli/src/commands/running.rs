@@ -31,7 +31,7 @@ impl<'a> Running<'a> {
     pub(super) fn find(context: &'a Context, root: &Root, name: &MachineName) -> Result<Self, CommandError> {
         let folder = root.folder(name);
         let booted = Booted::load(&folder)?;
-        let hypervisor = booted.as_ref().map(|booted| booted.hypervisor.hypervisor(context, &folder, name)).transpose()?;
+        let hypervisor = booted.as_ref().map(|booted| booted.hypervisor.hypervisor(context, &folder, name));
         Ok(Self { folder, booted, hypervisor, context, name: name.clone() })
     }
 

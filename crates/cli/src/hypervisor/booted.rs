@@ -46,20 +46,12 @@ pub enum Runner {
 
 impl Runner {
     /// Returns the hypervisor, for the machine `name` in `folder`.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Qemu::new`].
-    pub fn hypervisor<'a>(
-        &self,
-        context: &'a Context,
-        folder: &Path,
-        name: &MachineName,
-    ) -> Result<Box<dyn Hypervisor + 'a>, CommandError> {
-        Ok(match self {
-            Self::Qemu => Box::new(Qemu::new(context, folder)?),
+    #[must_use]
+    pub fn hypervisor<'a>(&self, context: &'a Context, folder: &Path, name: &MachineName) -> Box<dyn Hypervisor + 'a> {
+        match self {
+            Self::Qemu => Box::new(Qemu::new(context, folder)),
             Self::Libvirt { uri } => Box::new(Libvirt::new(context, uri, name.as_str())),
-        })
+        }
     }
 
     /// Returns the hypervisor for people.
@@ -124,7 +116,7 @@ pub fn occupy(folder: &Path) -> Result<File, CommandError> {
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(Errno::WOULDBLOCK) => {
-            Err(CommandError::new(ErrorKind::Refused, "another command starts, stops or removes the machine at this moment"))
+            Err(CommandError::new(ErrorKind::Refused, "another command starts or removes the machine at this moment"))
         }
         Err(error) => Err(cannot(error.into())),
     }

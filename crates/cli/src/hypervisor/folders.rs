@@ -8,25 +8,30 @@ use sha2::{Digest, Sha256};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 
-/// Returns the private folder of a machine's sockets, made when it is missing.
+/// Returns the folder of a machine's sockets; [`make_private`] makes it.
 ///
 /// A socket's path has at most 107 bytes, so this is short, whatever the path of the `machine`'s own folder is.
-///
-/// # Errors
-///
-/// The failure of the operating system, and [`ErrorKind::Refused`] when another user owns the folder.
-pub(super) fn sockets(context: &Context, machine: &Path) -> Result<PathBuf, CommandError> {
+pub(super) fn sockets(context: &Context, machine: &Path) -> PathBuf {
     let base = match context.variable("XDG_RUNTIME_DIR").map(Path::new) {
         Some(runtime) if runtime.is_absolute() && runtime.as_os_str().len() <= RUNTIME_LIMIT => runtime.join("vmimg"),
         _ if context.is_root() => PathBuf::from("/run/vmimg"),
         _ => PathBuf::from(format!("/tmp/vmimg-{}", rustix::process::geteuid().as_raw())),
     };
-    private(&base)?;
     let digest = Sha256::digest(machine.as_os_str().as_encoded_bytes());
     let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let folder = base.join(name);
-    private(&folder)?;
-    Ok(folder)
+    base.join(name)
+}
+
+/// Makes sure that `folder` and the one that it is in are folders of this user that nobody else can enter.
+///
+/// # Errors
+///
+/// The failure of the operating system, and [`ErrorKind::Refused`] when another user owns one of them.
+pub(super) fn make_private(folder: &Path) -> Result<(), CommandError> {
+    if let Some(above) = folder.parent() {
+        private(above)?;
+    }
+    private(folder)
 }
 
 /// Returns the folder for what can be found out again, if the user has one.
@@ -62,7 +67,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::{Path, PathBuf};
 
-    use super::{private, sockets};
+    use super::{make_private, private, sockets};
     use crate::context::Context;
     use crate::error::ErrorKind;
 
@@ -71,11 +76,12 @@ mod tests {
         let runtime = tempfile::tempdir().unwrap();
         let context = Context::detached(PathBuf::from("/"), Box::new(std::io::sink()), Box::new(std::io::sink()))
             .with_variable("XDG_RUNTIME_DIR", runtime.path());
-        let folder = sockets(&context, Path::new(&format!("/{}", "long/".repeat(50)))).unwrap();
+        let folder = sockets(&context, Path::new(&format!("/{}", "long/".repeat(50))));
+        make_private(&folder).unwrap();
         assert!(folder.join("monitor").as_os_str().len() < 108, "{folder:?}");
         assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
-        assert_eq!(sockets(&context, Path::new(&format!("/{}", "long/".repeat(50)))).unwrap(), folder);
-        assert_ne!(sockets(&context, Path::new("/other")).unwrap(), folder);
+        assert_eq!(sockets(&context, Path::new(&format!("/{}", "long/".repeat(50)))), folder);
+        assert_ne!(sockets(&context, Path::new("/other")), folder);
     }
 
     #[test]

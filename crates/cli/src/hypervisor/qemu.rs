@@ -29,12 +29,9 @@ pub struct Qemu<'a> {
 
 impl<'a> Qemu<'a> {
     /// Returns the machine in `folder`, an absolute path.
-    ///
-    /// # Errors
-    ///
-    /// When the private folder of the machine's sockets cannot be made.
-    pub fn new(context: &'a Context, folder: &Path) -> Result<Self, CommandError> {
-        let sockets = folders::sockets(context, folder)?;
+    #[must_use]
+    pub fn new(context: &'a Context, folder: &Path) -> Self {
+        let sockets = folders::sockets(context, folder);
         let files = QemuFiles {
             monitor: sockets.join("monitor"),
             serial: sockets.join("serial"),
@@ -42,7 +39,7 @@ impl<'a> Qemu<'a> {
             sandbox: true,
             firmware: None,
         };
-        Ok(Self { context, folder: folder.to_owned(), files })
+        Self { context, folder: folder.to_owned(), files }
     }
 
     /// Returns the process that runs the machine, if any does.
@@ -82,6 +79,9 @@ impl<'a> Qemu<'a> {
     /// Starts QEMU and returns when its monitor answers.
     fn launch(&self, domain: &Domain, files: &QemuFiles) -> Result<(), CommandError> {
         let command = QemuCommand::new(domain, files)?;
+        if let Some(sockets) = files.monitor.parent() {
+            folders::make_private(sockets)?;
+        }
         let path = self.folder.join(LOG_FILE);
         let log = File::create(&path).map_err(|error| CommandError::io(format!("cannot make `{}`", path.display()), error))?;
         let tool = Tool::new(self.context, PROGRAM).args(command.arguments()).failing_as(ErrorKind::Hypervisor);

@@ -108,7 +108,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         base::check(context, &machine, args.verify)?;
         start(&args, context, &root, &machine)?
     };
-    let hypervisor = booted.hypervisor.hypervisor(context, &folder, &args.name)?;
+    let hypervisor = booted.hypervisor.hypervisor(context, &folder, &args.name);
     let ready = args.wait == Wait::Ready;
     if ready {
         let limit = Duration::from_secs(args.timeout);
@@ -132,7 +132,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
 fn refuse_running(context: &Context, root: &Root, name: &MachineName) -> Result<(), CommandError> {
     let folder = root.folder(name);
     let Some(before) = Booted::load(&folder)? else { return Ok(()) };
-    if before.hypervisor.hypervisor(context, &folder, name)?.state()?.is_active() {
+    if before.hypervisor.hypervisor(context, &folder, name).state()?.is_active() {
         let message = format!("the machine `{name}` runs already ({})", before.hypervisor.describe());
         return Err(CommandError::new(ErrorKind::Refused, message).hint(format!("`vmimg stop {name}` ends it")));
     }
@@ -145,13 +145,14 @@ fn start(args: &Args, context: &Context, root: &Root, machine: &Machine) -> Resu
     let verdict = accelerator(context, args.accel)?;
     let wishes = plan::Wishes { accelerator: verdict.accelerator, ssh_port: args.ssh_port, vnc: args.vnc };
     let (domain, booted) = plan::domain(context, &folder, machine, runner, &wishes)?;
-    let hypervisor = booted.hypervisor.hypervisor(context, &folder, &machine.name)?;
+    let hypervisor = booted.hypervisor.hypervisor(context, &folder, &machine.name);
     hypervisor.define(&domain)?;
     if let Some(reason) = verdict.reason {
         warn(context, format!("the guest runs without KVM, many times slower: {reason}"));
     }
     // Before the start, so that the machine can be found and stopped whatever happens to this process.
     booted.save(&folder)?;
+    plan::make_log(&booted.console)?;
     if let Err(error) = hypervisor.start(&domain) {
         Booted::forget(&folder);
         return Err(error.context(format!("cannot start the machine `{}`", machine.name)));

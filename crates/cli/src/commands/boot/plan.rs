@@ -1,5 +1,7 @@
-use std::fs;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use crate::context::Context;
@@ -48,6 +50,16 @@ pub(super) fn domain(
     let ssh_port = forward_ssh(context, folder, &mut domain, wishes.ssh_port)?;
     let booted = Booted { hypervisor, accelerator: wishes.accelerator, ssh_port, console, started: context.unix_time() };
     Ok((domain, booted))
+}
+
+/// Makes the console's log empty and for its owner alone to read, since guests say things there that are nobody else's business.
+pub(super) fn make_log(path: &Path) -> Result<(), CommandError> {
+    let log = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    match log.and_then(|log| log.set_permissions(Permissions::from_mode(0o600))) {
+        // That of a libvirt of the system may be root's; it is emptied at the start.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        made => made.map_err(|error| CommandError::io(format!("cannot make `{}`", path.display()), error)),
+    }
 }
 
 /// Checks that the domain's disk is the one in the machine's folder, which may have been moved or copied.

@@ -1,5 +1,6 @@
 //! What the program prints and returns, to the letter.
 
+mod disk;
 mod domain;
 mod frame;
 mod machines;

@@ -36,8 +36,26 @@ impl Facts {
     pub fn about(&self, kind: &str, name: &str) -> &BTreeMap<String, String> {
         match self.0.iter().find(|line| line.get(kind).is_some_and(|value| value == name)) {
             Some(line) => line,
-            None => panic!("the guest reports no {kind} {name}: {self:#?}"),
+            None => panic!("the guest reports no {kind} {name}, but\n{}", self.lines()),
         }
+    }
+
+    /// The line about a path, whatever is there.
+    ///
+    /// # Panics
+    ///
+    /// When the guest says nothing about it.
+    #[track_caller]
+    pub fn about_path(&self, path: &str) -> &BTreeMap<String, String> {
+        let is_about = |line: &&BTreeMap<String, String>| {
+            ["file", "dir", "link"].iter().any(|kind| line.get(*kind).is_some_and(|value| value == path))
+        };
+        self.0.iter().find(is_about).unwrap_or_else(|| panic!("the guest reports no {path}, but\n{}", self.lines()))
+    }
+
+    /// The report, a line per fact.
+    fn lines(&self) -> String {
+        self.0.iter().map(|line| format!("{line:?}\n")).collect()
     }
 
     /// All values of a key, in the order of the report.

@@ -22,14 +22,13 @@ pub struct Host {
 }
 
 impl Host {
-    /// An empty host with the program.
+    /// An empty host with the program: `env!("CARGO_BIN_EXE_vmimg-program")` of the test.
     ///
     /// # Panics
     ///
-    /// When the folder or the copy cannot be made, or the program has not been built.
+    /// When the folder or the copy cannot be made.
     #[track_caller]
-    #[expect(clippy::new_without_default, reason = "this makes files")]
-    pub fn new() -> Self {
+    pub fn new(program: &str) -> Self {
         // In /tmp, because the path of a Unix socket has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("vmimg-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -38,9 +37,7 @@ impl Host {
         for name in ["home", "run", "cache", "machines"] {
             host.folder(name);
         }
-        let program = program();
-        fs::copy(&program, host.path("vmimg"))
-            .unwrap_or_else(|error| panic!("{} (cargo build --release builds it): {error}", program.display()));
+        fs::copy(program, host.path("vmimg")).unwrap();
         host
     }
 
@@ -148,11 +145,6 @@ impl Host {
 /// The folder that cargo builds into: this test lives in `TARGET/PROFILE/deps`.
 fn target() -> PathBuf {
     env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned()
-}
-
-/// The built program: `VMIMG_PROGRAM`, or else the release build, as `scripts/test` makes it.
-fn program() -> PathBuf {
-    setting("VMIMG_PROGRAM").unwrap_or_else(|| target().join("release/vmimg"))
 }
 
 /// A built image: below `VMIMG_IMAGES`, or else where `scripts/image` puts it.

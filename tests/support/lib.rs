@@ -5,5 +5,6 @@ pub mod facts;
 pub mod host;
 pub mod libvirt;
 pub mod machine;
+pub mod plan;
 pub mod sandbox;
 pub mod tool;

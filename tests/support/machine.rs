@@ -82,8 +82,8 @@ impl<'h> Machine<'h> {
     /// Boots the machine with the arguments of `vmimg boot` and returns when the command does.
     #[track_caller]
     pub fn boot<const N: usize>(&self, arguments: [&str; N]) -> Guest<'_> {
-        self.host.vmimg().args(["boot", &self.name]).args(arguments).run();
-        Guest { machine: self }
+        let report = self.host.vmimg().args(["boot", &self.name, "--json"]).args(arguments).run();
+        Guest { machine: self, report: serde_json::from_str(&report).unwrap() }
     }
 }
 
@@ -91,12 +91,23 @@ impl<'h> Machine<'h> {
 #[derive(Debug)]
 pub struct Guest<'m> {
     machine: &'m Machine<'m>,
+    report: Value,
 }
 
 impl Guest<'_> {
+    /// What `vmimg boot` reported, by its JSON pointer.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    #[track_caller]
+    pub fn report(&self, pointer: &str) -> &Value {
+        self.report.pointer(pointer).unwrap_or_else(|| panic!("vmimg boot reports no {pointer}: {:#}", self.report))
+    }
+
     /// What the guest has written to its serial port.
     pub fn console(&self) -> String {
-        let log = self.machine.text("/domain/serial_log");
+        let log = self.report("/console").as_str().unwrap();
         String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned()
     }
 
@@ -121,32 +132,15 @@ impl Guest<'_> {
         Facts::read(&self.console())
     }
 
-    /// Runs a command in the guest by SSH, as `login` with the private key `key`; returns its standard output.
-    ///
-    /// The guest must show a host key that its record knows, when the record knows any.
+    /// Runs a command in the guest by `vmimg ssh`, as `login` with the private key `key`; returns its standard output.
     ///
     /// # Panics
     ///
     /// When the login or the command fails.
     #[track_caller]
     pub fn run(&self, login: &str, key: &Path, command: &str) -> String {
-        let host = self.machine.host;
-        let port = self.machine.record("/domain/nics/0/link/forwards/0/host").to_string();
-        let ssh =
-            host.tool("ssh").args(["-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=30", "-o", "IdentitiesOnly=yes"]);
-        let ssh = ssh.args(["-o", "LogLevel=ERROR", "-o", "GlobalKnownHostsFile=none"]);
-        let known: Vec<&str> =
-            self.machine.record("/guest/known_hosts").as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
-        let ssh = if known.is_empty() {
-            ssh.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=none"])
-        } else {
-            // Without its host names, which a port forward does not have.
-            let keys: String =
-                known.iter().filter_map(|line| line.split_once(' ')).map(|(_, key)| format!("* {key}\n")).collect();
-            let file = host.file("home/known_hosts", keys);
-            ssh.args(["-o", "StrictHostKeyChecking=yes", "-o"]).arg(format!("UserKnownHostsFile={}", file.display()))
-        };
-        ssh.args(["-p", &port, "-i"]).arg(key).arg(format!("{login}@127.0.0.1")).arg("--").arg(command).run()
+        let ssh = self.machine.host.vmimg().args(["ssh", &self.machine.name, "--user", login, "--identity"]).arg(key);
+        ssh.args(["--", command]).run()
     }
 }
 

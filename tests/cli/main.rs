@@ -3,6 +3,7 @@
 mod disk;
 mod domain;
 mod frame;
+mod image;
 mod machines;
 mod seed;
 mod store;

@@ -54,7 +54,8 @@ impl From<image::Error> for CommandError {
             image::Error::Storage(error) => return error.into(),
             image::Error::UnknownFormat(_) => (ErrorKind::Usage, Some("the formats are `raw` and `qcow2`")),
             image::Error::InvalidOptions(_) => (ErrorKind::Usage, None),
-            image::Error::NotFollowed { .. } => {
+            // The policy forbids it, and not what the image names.
+            image::Error::NotFollowed { why, .. } if why.starts_with("no file") => {
                 (ErrorKind::Refused, Some("`vmimg image convert` makes an image that stands alone"))
             }
             _ => (block_kind(error.kind()), None),

@@ -157,9 +157,6 @@ fn describe(format: Format, image: &Path, size: u64, wanted: &CreateOptions) -> 
         add("size", size.to_string());
         return line;
     }
-    if let Some(version_2) = wanted.version_2 {
-        add("compat", if version_2 { "0.10" } else { "1.1" }.to_owned());
-    }
     add("cluster_size", wanted.cluster_size.unwrap_or(65536).to_string());
     add("extended_l2", switch(wanted.extended_l2).to_owned());
     if let Some(mode) = wanted.preallocation {
@@ -169,6 +166,9 @@ fn describe(format: Format, image: &Path, size: u64, wanted: &CreateOptions) -> 
     let zstd = wanted.compression == Some(CompressionType::Zstd);
     add("compression_type", if zstd { "zstd" } else { "zlib" }.to_owned());
     add("size", size.to_string());
+    if let Some(version_2) = wanted.version_2 {
+        add("compat", if version_2 { "0.10" } else { "1.1" }.to_owned());
+    }
     if let Some(backing) = &wanted.backing_file {
         add("backing_file", backing.clone());
         add("backing_fmt", wanted.backing_format.clone().unwrap_or_default());

@@ -1,0 +1,131 @@
+//! `vmimg image`: qemu-img's command lines.
+
+use std::fs;
+
+use crate::sandbox;
+
+#[test]
+fn create_says_what_qemu_img_says_and_qemu_img_finds_no_fault() {
+    let sandbox = sandbox();
+    for (line, name) in [
+        ("create -f qcow2 a.qcow2 1G", "a.qcow2"),
+        ("create -f raw a.raw 1.5M", "a.raw"),
+        ("create -f qcow2 -o cluster_size=2M,compat=1.1,lazy_refcounts=on,refcount_bits=64 b.qcow2 20G", "b.qcow2"),
+        ("create -f qcow2 -o compat=0.10 c.qcow2 64k", "c.qcow2"),
+        ("create -f qcow2 -b a.qcow2 -F qcow2 d.qcow2", "d.qcow2"),
+        ("create -f qcow2 -o extended_l2=on,compression_type=zstd,preallocation=metadata e.qcow2 8M", "e.qcow2"),
+    ] {
+        let ours = sandbox.done(&format!("image {line}"));
+        if name.ends_with("qcow2") {
+            sandbox.tool("qemu-img").args(["check", "-q", "-f", "qcow2", name]).run();
+        }
+        assert_eq!(sandbox.tool("qemu-img").args(line.split_whitespace()).run(), ours);
+    }
+}
+
+#[test]
+fn info_is_what_qemu_img_prints() {
+    let sandbox = sandbox();
+    let qemu = |line: &str| sandbox.tool("qemu-img").args(line.split_whitespace()).run();
+    qemu("create -q -f raw base.raw 10M");
+    qemu("create -q -f qcow2 -b base.raw -F raw over.qcow2");
+    qemu("create -q -f qcow2 -o compat=0.10 old.qcow2 10M");
+    qemu("snapshot -c first old.qcow2");
+    qemu("create -q -f qcow2 -o extended_l2=on,compression_type=zstd,lazy_refcounts=on new.qcow2 1G");
+    qemu("bitmap --add new.qcow2 changes");
+    for line in [
+        "info base.raw",
+        "info over.qcow2",
+        "info --backing-chain over.qcow2",
+        "info old.qcow2",
+        "info new.qcow2",
+        "info -f raw new.qcow2",
+    ] {
+        assert_eq!(sandbox.done(&format!("image {line}")), qemu(line), "{line}");
+        let line = line.replace("info", "info --output=json");
+        let json = |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap();
+        assert_eq!(json(sandbox.done(&format!("image {line}"))), json(qemu(&line)), "{line}");
+    }
+}
+
+#[test]
+fn a_converted_image_has_the_same_content_in_every_form() {
+    let sandbox = sandbox();
+    let qemu = |line: &str| sandbox.tool("qemu-img").args(line.split_whitespace()).run();
+    sandbox.file("a.raw", [vec![1; 70_000], vec![0; 3_000_000], vec![2; 5000], vec![0; 413_672]].concat());
+    for line in [
+        "-f raw -O qcow2 a.raw b.qcow2",
+        "-f raw -O qcow2 -c a.raw c.qcow2",
+        "-f raw -O qcow2 -c -o compression_type=zstd,cluster_size=4k a.raw d.qcow2",
+        "-f qcow2 -O raw c.qcow2 e.raw",
+        "-f raw -O qcow2 -o preallocation=metadata a.raw f.qcow2",
+        "-f raw -O qcow2 -B e.raw -F raw a.raw g.qcow2",
+    ] {
+        sandbox.done(&format!("image convert {line}"));
+        let copy = line.split_whitespace().last().unwrap();
+        let format = copy.split('.').next_back().unwrap();
+        qemu(&format!("compare -q -f raw -F {format} a.raw {copy}"));
+        if format == "qcow2" {
+            qemu(&format!("check -q -f qcow2 {copy}"));
+        }
+    }
+    assert!(fs::metadata(sandbox.path("g.qcow2")).unwrap().len() < 262_145, "what the backing file has is not copied");
+    assert!(fs::metadata(sandbox.path("c.qcow2")).unwrap().len() < fs::metadata(sandbox.path("b.qcow2")).unwrap().len());
+}
+
+#[test]
+fn resize_grows_and_does_not_shrink_by_mistake() {
+    let sandbox = sandbox();
+    sandbox.done("image create -q -f qcow2 a.qcow2 1G");
+    assert_eq!(sandbox.done("image resize -f qcow2 a.qcow2 +1G"), "Image resized.\n");
+    assert!(sandbox.done("image info a.qcow2").contains("virtual size: 2 GiB (2147483648 bytes)"));
+    insta::assert_snapshot!(sandbox.run("image resize -f qcow2 a.qcow2 1G"), @r"
+    exit status 1
+    --- stderr
+    error: 1073741824 bytes are less than the 2147483648 that the disk has
+
+    hint: `--shrink` allows it: what is behind the new end is lost
+    ");
+    sandbox.tool("qemu-img").args(["check", "-q", "a.qcow2"]).run();
+}
+
+#[test]
+fn every_failure_has_qemu_imgs_exit_status_and_leaves_nothing() {
+    let sandbox = sandbox();
+    sandbox.file("a.raw", vec![0; 1 << 20]);
+    for line in [
+        "info nothing",
+        "info",
+        "create -f qcow2 x.qcow2",
+        "create -f qcow2 x.qcow2 1Z",
+        "create -f vmdk x.vmdk 1G",
+        "create -f qcow2 -o nonsense=1 x.qcow2 1G",
+        "create -f qcow2 -b a.raw x.qcow2",
+        "create -f qcow2 -b missing.raw -F raw x.qcow2",
+        "create -f qcow2 -o cluster_size=3 x.qcow2 1G",
+        "convert -O qcow2 a.raw",
+        "convert -O qcow2 nothing x.qcow2",
+        "convert -c -O raw a.raw x.raw",
+        "convert -O raw a.raw a.raw",
+        "resize -f raw a.raw 0",
+    ] {
+        let outcome = sandbox.run(&format!("image {line}"));
+        assert_eq!(outcome.status, 1, "{line}\n{outcome}");
+        assert!(outcome.stderr.starts_with("error: "), "{line}\n{outcome}");
+    }
+    assert_eq!(sandbox.names(), ["a.raw"]);
+}
+
+#[test]
+fn nothing_but_plain_files_is_followed_from_an_image() {
+    let sandbox = sandbox();
+    sandbox
+        .tool("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-u", "-b", "nbd://localhost/x", "-F", "raw", "a.qcow2", "1M"])
+        .run();
+    insta::assert_snapshot!(sandbox.run("image convert -f qcow2 -O raw a.qcow2 b.raw"), @r"
+    exit status 1
+    --- stderr
+    error: `[SANDBOX]/a.qcow2` refers to the backing file `nbd://localhost/x`, which may not be opened: it is no plain path
+    ");
+}

@@ -52,3 +52,5 @@ pub use write::{Effort, write_image, write_image_with};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_cut;

@@ -34,7 +34,8 @@ fn every_command_shows_examples_that_its_own_parser_takes() {
         if command.has_subcommands() {
             return;
         }
-        let help = command.clone().render_long_help().to_string();
+        // A line that ends in a backslash goes on in the next one.
+        let help = command.clone().render_long_help().to_string().replace("\\\n", " ");
         let own = help.split_once("Examples:\n").map(|(_, examples)| examples);
         let own = own.unwrap_or_else(|| panic!("{name} has no examples"));
         let examples: Vec<&str> = own.lines().filter_map(|line| line.strip_prefix("  ")).collect();

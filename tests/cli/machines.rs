@@ -175,6 +175,7 @@ fn a_record_that_is_broken_is_corrupt_and_its_machine_can_still_be_removed() {
     let machines = Machines::new();
     fs::write(machines.0.path("r/web1/machine.json"), "{}").unwrap();
     assert_eq!(machines.run("boot web1 --direct").status, 4);
+    fs::write(machines.0.path("r/web1/boot.json"), "{}").unwrap();
     assert_eq!(machines.run("remove web1").status, 4);
     machines.done("remove web1 --force");
     assert!(!machines.0.path("r/web1").exists());

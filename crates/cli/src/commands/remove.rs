@@ -9,7 +9,7 @@ use imgcore::storage::{Access, FileDisk, Lock, LockKind};
 use super::running::Running;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
-use crate::hypervisor::occupy;
+use crate::hypervisor::{Booted, Hypervisor as _, Qemu, occupy};
 use crate::machine::{MachineName, Root, RootArgs};
 
 /// The arguments of `vmimg remove`.
@@ -49,6 +49,11 @@ fn remove(context: &Context, root: &Root, name: &MachineName, force: bool) -> Re
     }
     let folder = root.folder(name);
     let _lock = occupy(&folder)?;
+    if force && Booted::load(&folder).is_err_and(|error| error.kind() == ErrorKind::Corrupt) {
+        // What cannot be read is taken for a machine that QEMU runs directly; one of libvirt's holds its disk.
+        Booted::forget(&folder);
+        Qemu::new(context, &folder).destroy()?;
+    }
     let running = Running::find(context, root, name)?;
     if running.state()?.is_active() {
         if !force {

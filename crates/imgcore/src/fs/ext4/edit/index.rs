@@ -171,7 +171,12 @@ impl<D: BlockRead> Editor<D> {
         let used = count.saturating_mul(ENTRY);
         if self.volume.layout().has_metadata_csum() {
             let stored = word(limit.saturating_mul(ENTRY).saturating_add(4));
-            if stored != Some(self.checksum(folder, block, at.saturating_add(used)).to_le_bytes()) {
+            if stored
+                != Some(
+                    self.checksum(folder, block, at.saturating_add(used), limit.saturating_mul(ENTRY).saturating_add(at))
+                        .to_le_bytes(),
+                )
+            {
                 return Err(bad(folder, "the checksum of a node matches its bytes"));
             }
         }
@@ -252,8 +257,9 @@ impl<D: BlockRead> Editor<D> {
         put(at.saturating_add(2), &short(children.len()));
         if self.volume.layout().has_metadata_csum() {
             let used = children.len().saturating_mul(ENTRY).saturating_add(at);
-            let sum = self.checksum(folder, block, used).to_le_bytes();
-            let tail = limit.saturating_mul(ENTRY).saturating_add(at).saturating_add(4);
+            let tail = limit.saturating_mul(ENTRY).saturating_add(at);
+            let sum = self.checksum(folder, block, used, tail).to_le_bytes();
+            let tail = tail.saturating_add(4);
             if let Some(place) = block.get_mut(tail..).and_then(|rest| rest.get_mut(..4)) {
                 place.copy_from_slice(&sum);
             }
@@ -262,9 +268,11 @@ impl<D: BlockRead> Editor<D> {
 
     /// Spec: "The checksum is calculated against the FS UUID, the htree index header (dx_root or dx_node), all of the htree indices
     /// (dx_entry) that are in use, and the tail block (dx_tail)."
-    fn checksum(&self, folder: &Inode, block: &[u8], used: usize) -> u32 {
+    fn checksum(&self, folder: &Inode, block: &[u8], used: usize, tail: usize) -> u32 {
         let start = crc32c(folder.checksum_seed(self.volume.layout()), block.get(..used).unwrap_or_default());
-        crc32c(start, &[0; 8])
+        // The reserved word before the checksum is said to be zero, but Linux leaves old entries there.
+        let reserved = block.get(tail..).and_then(|rest| rest.get(..4)).unwrap_or_default();
+        crc32c(crc32c(start, reserved), &[0; 4])
     }
 }
 

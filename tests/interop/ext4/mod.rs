@@ -1,0 +1,108 @@
+//! ext4: mke2fs writes what we read, e2fsck and debugfs judge what we write.
+
+mod bytes;
+mod edit;
+mod model;
+mod read;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use imgcore::block::{MemoryDisk, Staged};
+use imgcore::fs::ext4::{Editor, Timestamp};
+use imgcore::fs::{Edit, EditPlan, Error, GuestPath};
+use tempfile::TempDir;
+use vmimg_tests::tool::Tool;
+
+/// Shapes of file systems that cloud images have, as arguments of mke2fs.
+pub(crate) const SHAPES: &[(&str, u64, &str)] = &[
+    ("debian-12", 24, "-b 4096 -I 256 -O metadata_csum,64bit"),
+    ("debian-13", 24, "-b 4096 -I 256 -O metadata_csum,64bit,metadata_csum_seed,orphan_file"),
+    ("small-boot", 20, "-b 1024 -I 128"),
+    ("one-kilobyte", 20, "-b 1024 -I 256"),
+    ("two-kilobytes", 20, "-b 2048 -I 512"),
+    ("alpine", 20, "-b 1024 -I 256 -O ^64bit,metadata_csum"),
+    ("no-checksums", 20, "-b 1024 -O ^metadata_csum,uninit_bg"),
+    ("bare", 20, "-b 1024 -O ^metadata_csum,^uninit_bg,^flex_bg,^has_journal,^resize_inode"),
+    ("large-inodes", 20, "-b 4096 -I 1024 -G 2"),
+    ("tea", 20, "-b 1024 -E hash_seed=11111111-2222-3333-4444-555555555555"),
+];
+
+pub(crate) const NOW: Timestamp = Timestamp { secs: 1_760_000_000, nanos: 123_456_789 };
+
+/// A file system in a file, made by mke2fs from a tree of files.
+pub(crate) struct Image {
+    pub(crate) folder: TempDir,
+    pub(crate) path: PathBuf,
+}
+
+impl Image {
+    pub(crate) fn make(shape: &str, tree: Option<&Path>) -> Self {
+        let (_, mib, arguments) = SHAPES.iter().find(|(name, ..)| *name == shape).unwrap();
+        Self::with(*mib << 20, arguments, tree)
+    }
+
+    pub(crate) fn with(size: u64, arguments: &str, tree: Option<&Path>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fs.raw");
+        std::fs::File::create(&path).unwrap().set_len(size).unwrap();
+        let mut tool = Tool::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-U", "0b0b0b0b-1111-2222-3333-444444444444"]);
+        tool = tool.args(arguments.split_whitespace());
+        if let Some(tree) = tree {
+            tool = tool.arg("-d").arg(tree);
+        }
+        tool.arg(&path).run();
+        Self { folder, path }
+    }
+
+    pub(crate) fn disk(&self) -> MemoryDisk {
+        MemoryDisk::new(std::fs::read(&self.path).unwrap())
+    }
+
+    /// Runs a plan on the file system, and keeps the result when all of it went well.
+    pub(crate) fn apply(&self, edits: Vec<Edit>) -> Result<(), Error> {
+        let plan = EditPlan { edits };
+        let mut editor = Editor::open(Staged::new(self.disk()), NOW)?;
+        editor.apply(&plan)?;
+        let staged = Arc::new(editor.finish()?);
+        imgcore::fs::ext4::verify(&*staged, &plan)?;
+        let mut bytes = self.disk().into_bytes();
+        for change in staged.changes() {
+            let range = change.range().start() as usize..change.range().end() as usize;
+            match change {
+                imgcore::block::Change::Data(_, new) => bytes[range].copy_from_slice(new),
+                imgcore::block::Change::Zeroes(_) => bytes[range].fill(0),
+            }
+        }
+        std::fs::write(&self.path, bytes).unwrap();
+        Ok(())
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_clean(&self) {
+        Tool::new("e2fsck").arg("-fn").arg(&self.path).run();
+    }
+
+    /// Runs a command of debugfs that writes.
+    #[track_caller]
+    pub(crate) fn debugfs_write(&self, command: &str) {
+        Tool::new("debugfs").args(["-w", "-R", command]).arg(&self.path).run();
+    }
+
+    /// Has e2fsck give every folder of more than a block an index.
+    #[track_caller]
+    pub(crate) fn index_folders(&self) {
+        let output = Tool::new("e2fsck").arg("-fyD").arg(&self.path).output();
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+
+    /// What debugfs answers to a command.
+    #[track_caller]
+    pub(crate) fn debugfs(&self, command: &str) -> String {
+        Tool::new("debugfs").args(["-R", command]).arg(&self.path).run()
+    }
+}
+
+pub(crate) fn path(text: &str) -> GuestPath {
+    GuestPath::new(text).unwrap()
+}

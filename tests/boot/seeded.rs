@@ -38,6 +38,8 @@ impl<'h> Seeded<'h> {
         arguments.extend(["--master-keys".into(), masters_keys.into_os_string()]);
         arguments.extend(["--ssh-key".into(), format!("root:{}.pub", root_key.display()).into()]);
         arguments.extend(["--ssh-key".into(), format!("debian:{}.pub", user_key.display()).into()]);
+        arguments.extend(["--user".into(), "ops".into()]);
+        arguments.extend(["--ssh-key".into(), format!("ops:{}.pub", user_key.display()).into()]);
         arguments.extend(["--file".into(), format!("{}:/opt/app/application.conf:0640:debian", application.display()).into()]);
         // The guest reports the paths that it is told of: those of the plan.
         let paths = Self::plan(host, &base, &arguments).paths().join("\n") + "\n/etc/vmimg-facts\n";
@@ -78,6 +80,7 @@ impl<'h> Seeded<'h> {
 
         assert_eq!(guest.run("root", &self.root_key, "hostname; id -u"), "web1.example.org\n0\n");
         assert_eq!(guest.run("debian", &self.user_key, "id -un; cat /opt/app/application.conf"), "debian\nlisten = 80\n");
+        assert_eq!(guest.run("ops", &self.user_key, "id -un; pwd"), "ops\n/home/ops\n", "the account is made");
     }
 
     /// Compares the seed that another program reads from the ISO file with what the guest has read.

@@ -1,0 +1,84 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore as _, SeedableRng as _};
+use vmimg_tests::disk::{assert_sound, digest};
+use vmimg_tests::host::Host;
+use vmimg_tests::tool::Tool;
+
+use crate::PROGRAM;
+
+/// How often the program is killed, each time at a random point of its run.
+const KILLS: u32 = 200;
+
+#[test]
+fn a_prepare_that_is_killed_leaves_no_half_machine_and_the_next_one_succeeds() {
+    let host = Host::new(PROGRAM);
+    let base = demo_image(&host);
+    let before = digest(&base);
+    let whole = time_of_one(&host, &base);
+    let machines = host.path("machines");
+    let mut random = ChaCha8Rng::seed_from_u64(7);
+    let (mut killed, mut finished) = (0, 0);
+    for round in 0..KILLS {
+        let name = format!("m{round}");
+        let mut prepare = prepare(&host, &base, &name).log_to(&host.path("log"));
+        let mut child = prepare.spawn();
+        // Up to a little more than a whole run, so that every phase is hit and some runs end.
+        let wait = whole.as_nanos() as u64 * u64::from(random.next_u32() % 110) / 100;
+        sleep(Duration::from_nanos(wait));
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        if machines.join(&name).exists() {
+            assert_complete(&host, &name, round % 20 == 0);
+            finished += 1;
+        } else {
+            assert!(!status.success(), "a prepare that succeeded left no machine");
+            killed += 1;
+        }
+    }
+    assert!(killed >= KILLS / 4, "only {killed} of {KILLS} runs were stopped before their end ({finished} ended)");
+    prepare(&host, &base, "after").run();
+    assert_complete(&host, "after", true);
+    assert_eq!(hidden(&machines), Vec::<PathBuf>::new(), "the next run removes what killed ones left");
+    assert_eq!(digest(&base), before, "the base is never changed");
+}
+
+/// The demo image as a file of the host that the ordinary user may only read.
+fn demo_image(host: &Host) -> PathBuf {
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/demo/demo.qcow2");
+    host.file("base.qcow2", fs::read(image).unwrap())
+}
+
+fn prepare(host: &Host, base: &Path, name: &str) -> Tool {
+    host.vmimg().arg("prepare").arg(name).arg("--image").arg(base).args(["--size", "1G", "--hostname", name, "--config-drive"])
+}
+
+/// How long one whole run takes here: the middle of five.
+fn time_of_one(host: &Host, base: &Path) -> Duration {
+    let mut times: Vec<Duration> = (0..5)
+        .map(|run| {
+            let start = Instant::now();
+            prepare(host, base, &format!("timed{run}")).run();
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[2]
+}
+
+/// Asserts that a published machine is whole; `deep` also asks qemu-img, sgdisk and e2fsck.
+fn assert_complete(host: &Host, name: &str, deep: bool) {
+    host.vmimg().args(["verify", name]).run();
+    if deep {
+        assert_sound(&host.path("machines").join(name).join("disk.qcow2"), &host.path(""));
+    }
+}
+
+fn hidden(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with('.')).collect()
+}

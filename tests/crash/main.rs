@@ -1,0 +1,8 @@
+//! What is left when a command is stopped, by a kill or by a full disk; and what many machines at once become.
+
+mod fleet;
+mod full_disk;
+mod kill;
+
+/// The program under test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_vmimg-program");

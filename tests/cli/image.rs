@@ -129,3 +129,22 @@ fn nothing_but_plain_files_is_followed_from_an_image() {
     error: `[SANDBOX]/a.qcow2` refers to the backing file `nbd://localhost/x`, which may not be opened: it is no plain path
     ");
 }
+
+#[test]
+fn a_signal_undoes_what_was_begun_and_ends_the_program() {
+    use rand_core::{RngCore as _, SeedableRng as _};
+    use std::os::unix::process::ExitStatusExt as _;
+    let sandbox = sandbox();
+    let mut noise = vec![0; 96 << 20];
+    rand_chacha::ChaCha8Rng::seed_from_u64(1).fill_bytes(&mut noise);
+    sandbox.file("a.raw", noise);
+    let convert = sandbox.program().args(["image", "convert", "-c", "-f", "raw", "-O", "qcow2", "a.raw", "b.qcow2"]);
+    let mut convert = convert.spawn_with(std::process::Stdio::null());
+    while sandbox.names().len() < 2 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        assert_eq!(convert.try_wait().unwrap(), None, "it ended before it began to write");
+    }
+    sandbox.tool("kill").args(["-TERM", &convert.id().to_string()]).run();
+    assert_eq!(convert.wait().unwrap().signal(), Some(15));
+    assert_eq!(sandbox.names(), ["a.raw"]);
+}

@@ -38,6 +38,7 @@ fn every_command_shows_examples_that_its_own_parser_takes() {
         let help = command.clone().render_long_help().to_string().replace("\\\n", " ");
         let own = help.split_once("Examples:\n").map(|(_, examples)| examples);
         let own = own.unwrap_or_else(|| panic!("{name} has no examples"));
+        let own = own.replace("\\\n", " ");
         let examples: Vec<&str> = own.lines().filter_map(|line| line.strip_prefix("  ")).collect();
         assert!(examples.iter().any(|line| line.contains(name)), "{name}: no example shows it: {examples:?}");
         for line in examples {
@@ -52,7 +53,7 @@ fn every_command_shows_examples_that_its_own_parser_takes() {
 }
 
 /// The runs of vmimg in a line of shell.
-fn invocations(line: &str) -> Vec<Vec<String>> {
+pub(crate) fn invocations(line: &str) -> Vec<Vec<String>> {
     let line = line.split(" #").next().unwrap_or_default();
     let words: Vec<&str> = line.split_whitespace().collect();
     let ends = |word: &&str| ["&&", "|", ">", "2>", ";", "<"].contains(word);

@@ -41,6 +41,7 @@ pub mod size;
 pub mod store;
 pub mod time;
 pub mod tool;
+pub mod volumes;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

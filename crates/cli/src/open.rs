@@ -7,11 +7,24 @@ use imgcore::image::{self, Disk, Format, OpenOptions, OpenPolicy, WritableDisk};
 use crate::context::Context;
 use crate::error::CommandError;
 
+/// What a command trusts an image with.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct TrustArgs {
+    /// Open no other file because the image names it
+    #[arg(long)]
+    pub untrusted: bool,
+}
+
+impl TrustArgs {
+    /// Trusts images as the user's own: for those that are named on the command line by themselves, as a backing file.
+    pub const OWN: Self = Self { untrusted: false };
+}
+
 /// How the commands open an image that the user names: files that it names are followed as qemu-img follows them, which is
 /// plain paths and nothing else, unless the image is not trusted.
 #[must_use]
-pub fn options(format: Option<Format>, untrusted: bool) -> OpenOptions {
-    let policy = if untrusted { OpenPolicy::Nothing } else { OpenPolicy::PlainPaths };
+pub fn options(format: Option<Format>, trust: TrustArgs) -> OpenOptions {
+    let policy = if trust.untrusted { OpenPolicy::Nothing } else { OpenPolicy::PlainPaths };
     OpenOptions { format, policy, ..OpenOptions::default() }
 }
 

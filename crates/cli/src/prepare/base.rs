@@ -3,11 +3,10 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use imgcore::block::{BlockRead, ByteRange, Slice};
-use imgcore::fs::ext4::Ext4;
+use imgcore::block::{BlockRead, ByteRange};
 use imgcore::image::{self, Disk, Format, OpenOptions, OpenPolicy};
-use imgcore::partition::{Partition, Table};
-use seed::guest::{Guest, Tree, Volume, VolumeContent, VolumeNames};
+use imgcore::partition::Table;
+use seed::guest::{Guest, Tree};
 use sha2::{Digest, Sha256};
 
 use super::Settings;
@@ -16,6 +15,7 @@ use crate::domain::DiskFormat;
 use crate::error::{CommandError, ErrorKind};
 use crate::machine::{FileIdentity, Root};
 use crate::store::{self, BaseImage};
+use crate::volumes::volumes;
 
 /// A base image, open and understood. It is never written, and it stays locked for reading.
 #[derive(Debug)]
@@ -73,34 +73,6 @@ impl Base {
         let message = format!("the base image `{}` has changed while it was used", self.image.path.display());
         Err(CommandError::new(ErrorKind::Refused, message).hint("nothing was made; run it again"))
     }
-}
-
-/// Returns what each partition of `disk` holds, or what the disk holds when it has no table.
-fn volumes(disk: &Arc<Disk>, table: Option<&Table>) -> Result<Vec<Volume>, CommandError> {
-    let Some(table) = table else {
-        let whole = ByteRange::new(0, disk.size()).unwrap_or_default();
-        return Ok(vec![volume(disk, 0, whole, VolumeNames::default())?]);
-    };
-    let data = table.partitions.iter().filter(|partition| !partition.is_extended());
-    data.map(|partition| volume(disk, partition.number, partition.range, names(partition))).collect()
-}
-
-fn names(partition: &Partition) -> VolumeNames {
-    let part_label = Some(partition.name.clone()).filter(|name| !name.is_empty());
-    VolumeNames { part_uuid: Some(partition.part_uuid.clone()), part_label, ..VolumeNames::default() }
-}
-
-fn volume(disk: &Arc<Disk>, partition: u32, range: ByteRange, mut names: VolumeNames) -> Result<Volume, CommandError> {
-    let content = match Ext4::open(Slice::open(Arc::clone(disk), range)?) {
-        Ok(files) => {
-            names.uuid = Some(uuid::Uuid::from_bytes(files.uuid()).to_string());
-            names.label = Some(String::from_utf8_lossy(&files.label()).into_owned()).filter(|label| !label.is_empty());
-            VolumeContent::Files(Arc::new(files))
-        }
-        Err(imgcore::fs::Error::Storage(error)) => return Err(error.into()),
-        Err(error) => VolumeContent::Other(error.to_string()),
-    };
-    Ok(Volume { partition, names, content })
 }
 
 /// Compares the digest of an image with the declared one; reads the file unless the store knows its digest.

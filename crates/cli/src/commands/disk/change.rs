@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use imgcore::block::{BlockRead, BlockWrite, Change, Hole, Staged};
-use imgcore::image::{Disk, Format};
+use imgcore::image::{Disk, OpenOptions};
 
+use super::volume::VolumeArgs;
 use crate::context::Context;
 use crate::draft::Draft;
 use crate::error::{CommandError, ErrorKind};
 use crate::open::{open, open_writable, options};
 
-/// Lets `change` work on the disk in the image at `path`, then makes the image what came out of it.
+/// Lets `change` work on the disk in the image that `args` name, then makes the image what came out of it.
 ///
 /// Until everything has been changed in memory, nothing is written; then a private copy of the file is changed, read back and
 /// renamed over the original.
@@ -20,13 +21,11 @@ use crate::open::{open, open_writable, options};
 /// What `change` fails with, and the failures of the files. The image is as it was then.
 pub(super) fn change<T>(
     context: &Context,
-    path: &Path,
-    format: Option<Format>,
+    args: &VolumeArgs,
     change: impl FnOnce(&mut Staged<Disk>) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
-    let path = context.absolute(path);
-    let disk = open(context, &path, &options(format, false))?;
-    let format = Some(disk.format());
+    let disk = open(context, &args.image, &options(args.format, args.trust))?;
+    let options = options(Some(disk.format()), args.trust);
     let mut staged = Staged::new(disk);
     let outcome = change(&mut staged)?;
     context.interrupt().check()?;
@@ -35,7 +34,7 @@ pub(super) fn change<T>(
         return Ok(outcome);
     }
     let draft = Draft::copy_of(context, staged.base().storage())?;
-    let mut copy = open_writable(context, draft.path(), &options(format, false))?;
+    let mut copy = open_writable(context, draft.path(), &options)?;
     for change in &changes {
         match change {
             Change::Data(offset, bytes) => copy.write_all_at(bytes, *offset)?,
@@ -44,15 +43,15 @@ pub(super) fn change<T>(
     }
     copy.flush()?;
     drop(copy);
-    verify(context, draft.path(), format, &changes)?;
+    verify(context, draft.path(), &options, &changes)?;
     context.interrupt().check()?;
     draft.publish()?;
     Ok(outcome)
 }
 
 /// Reads every change back from the file.
-fn verify(context: &Context, path: &Path, format: Option<Format>, changes: &[Change<'_>]) -> Result<(), CommandError> {
-    let disk = open(context, path, &options(format, false))?;
+fn verify(context: &Context, path: &Path, options: &OpenOptions, changes: &[Change<'_>]) -> Result<(), CommandError> {
+    let disk = open(context, path, options)?;
     let mut buf = Vec::new();
     for change in changes {
         let Change::Data(offset, bytes) = change else { continue };

@@ -47,9 +47,8 @@ struct GrownPart {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let VolumeArgs { format, partition, image } = &args.volume;
-    let grown = change(context, image, *format, |disk| {
-        let number = choose(disk, *partition)?;
+    let grown = change(context, &args.volume, |disk| {
+        let number = choose(disk, args.volume.partition)?;
         let mut grown = Grown::default();
         if number > 0 {
             let growth = partition::grow(disk, number)?;

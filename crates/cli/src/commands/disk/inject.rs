@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use imgcore::fs::ext4::{Editor, Timestamp};
+use imgcore::fs::ext4::{self, Editor, Timestamp};
 
 use super::change::change;
 use super::manifest;
@@ -40,13 +40,12 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let plan = manifest::read(context, &args.manifest)?;
-    let VolumeArgs { format, partition, image } = &args.volume;
     let now = Timestamp { secs: context.unix_time(), nanos: 0 };
-    change(context, image, *format, |disk| {
-        let number = choose(disk, *partition)?;
+    change(context, &args.volume, |disk| {
+        let number = choose(disk, args.volume.partition)?;
         let mut editor = Editor::open(window(&mut *disk, number)?, now)?;
         editor.apply(&plan)?;
         editor.finish()?;
-        Ok(())
+        Ok(ext4::verify(&window(&*disk, number)?, &plan)?)
     })
 }

@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use imgcore::block::{BlockRead, ByteRange, Slice};
-use imgcore::fs::FileSystem;
-use imgcore::fs::ext4::Ext4;
-use imgcore::image::{Disk, Format};
+use imgcore::block::BlockRead;
+use imgcore::image::Format;
 use imgcore::partition::Table;
 use seed::guest::{Guest, Tree, Volume, VolumeContent, VolumeNames};
 use serde::Serialize;
@@ -14,8 +12,9 @@ use serde::Serialize;
 use super::partitions::TableReport;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::open::{open, options};
+use crate::open::{TrustArgs, open, options};
 use crate::output::{ReportArgs, human_size, printable};
+use crate::volumes::volumes;
 
 /// The arguments of `vmimg disk inspect`.
 #[derive(Debug, clap::Args)]
@@ -30,6 +29,8 @@ pub(super) struct Args {
     /// The partition with the root file system, where that is not clear
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// The image
     #[arg(value_name = "IMG")]
     image: PathBuf,
@@ -61,7 +62,7 @@ struct FileSystemReport {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let disk = Arc::new(open(context, &args.image, &options(args.format, false))?);
+    let disk = Arc::new(open(context, &args.image, &options(args.format, args.trust))?);
     let (format, size) = (disk.format().to_string(), disk.size());
     let table = Table::read(&disk)?;
     let volumes = volumes(&disk, table.as_ref())?;
@@ -74,39 +75,6 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let file_systems = volumes.into_iter().map(FileSystemReport::new).collect();
     let report = DiskReport { format, size, table: TableReport::new(table, size), file_systems, guest, no_guest };
     args.report.print(context, &report, DiskReport::text)
-}
-
-/// Returns what is in the partitions of `disk`, or in all of it when there is no `table`.
-fn volumes(disk: &Arc<Disk>, table: Option<&Table>) -> Result<Vec<Volume>, CommandError> {
-    let Some(table) = table else {
-        let whole = ByteRange::new(0, disk.size()).unwrap_or_default();
-        return Ok(vec![volume(disk, 0, whole, VolumeNames::default())?]);
-    };
-    let mut volumes = Vec::new();
-    for partition in table.partitions.iter().filter(|partition| !partition.is_extended()) {
-        let part_label = Some(partition.name.clone()).filter(|name| !name.is_empty());
-        let part_uuid = Some(partition.part_uuid.clone()).filter(|uuid| !uuid.is_empty());
-        let names = VolumeNames { part_uuid, part_label, ..VolumeNames::default() };
-        volumes.push(volume(disk, partition.number, partition.range, names)?);
-    }
-    Ok(volumes)
-}
-
-fn volume(disk: &Arc<Disk>, number: u32, range: ByteRange, names: VolumeNames) -> Result<Volume, CommandError> {
-    let (names, content) = match Ext4::open(Slice::open(Arc::clone(disk), range)?) {
-        Ok(files) => {
-            let label = Some(String::from_utf8_lossy(&files.label()).into_owned()).filter(|label| !label.is_empty());
-            let names = VolumeNames { uuid: Some(uuid_text(files.uuid())), label, ..names };
-            let files: Arc<dyn FileSystem> = Arc::new(files);
-            (names, VolumeContent::Files(files))
-        }
-        Err(error) => (names, VolumeContent::Other(error.to_string())),
-    };
-    Ok(Volume { partition: number, names, content })
-}
-
-fn uuid_text(bytes: [u8; 16]) -> String {
-    uuid::Uuid::from_bytes(bytes).to_string()
 }
 
 impl FileSystemReport {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::open::{open, options};
+use crate::open::{TrustArgs, open, options};
 use crate::output::{ReportArgs, human_size, printable, table, warn};
 
 /// The arguments of `vmimg disk partitions`.
@@ -22,6 +22,8 @@ pub(super) struct Args {
     /// The image's format; it is guessed otherwise
     #[arg(short = 'f', long, value_name = "FORMAT")]
     format: Option<Format>,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// The image
     #[arg(value_name = "IMG")]
     image: PathBuf,
@@ -55,7 +57,7 @@ pub(super) struct PartitionReport {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let disk = open(context, &args.image, &options(args.format, false))?;
+    let disk = open(context, &args.image, &options(args.format, args.trust))?;
     let report = TableReport::new(Table::read(&disk)?, disk.size());
     for note in &report.notes {
         warn(context, note);

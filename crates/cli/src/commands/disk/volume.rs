@@ -11,7 +11,7 @@ use imgcore::partition::{Partition, Table};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 
-use crate::open::{open, options};
+use crate::open::{TrustArgs, open, options};
 
 /// Which file system of which image.
 #[derive(Debug, clap::Args)]
@@ -22,6 +22,8 @@ pub(super) struct VolumeArgs {
     /// The partition by its number; otherwise that of the root
     #[arg(long, value_name = "N")]
     pub(super) partition: Option<u32>,
+    #[command(flatten)]
+    pub(super) trust: TrustArgs,
     /// The image
     #[arg(value_name = "IMG")]
     pub(super) image: PathBuf,
@@ -36,7 +38,7 @@ pub(super) struct Volume {
 impl Volume {
     /// Opens the image and finds the file system in it.
     pub(super) fn open(context: &Context, args: &VolumeArgs) -> Result<Self, CommandError> {
-        let disk = open(context, &args.image, &options(args.format, false))?;
+        let disk = open(context, &args.image, &options(args.format, args.trust))?;
         let number = choose(&disk, args.partition)?;
         Ok(Self { files: Ext4::open(window(disk, number)?)? })
     }

@@ -14,7 +14,7 @@ use super::target::Target;
 use super::watched::Watched;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
-use crate::open::{open, options};
+use crate::open::{TrustArgs, open, options};
 use crate::size::Size;
 
 /// The arguments of `vmimg image convert`.
@@ -70,6 +70,8 @@ pub(super) struct Args {
     /// Copy even while another program writes to the image
     #[arg(short = 'U', long)]
     force_share: bool,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// The image
     #[arg(value_name = "IMG")]
     image: PathBuf,
@@ -83,7 +85,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
     wanted.backing_file = args.backing.clone().or(wanted.backing_file);
     wanted.backing_format = args.backing_format.clone().or(wanted.backing_format);
     refuse_unsupported(&args)?;
-    let mut source_options = options(args.format, false);
+    let mut source_options = options(args.format, args.trust);
     source_options.lock = !args.force_share;
     let source = open(context, &args.image, &source_options)?;
     let path = context.absolute(&args.copy);
@@ -140,7 +142,7 @@ fn open_below(context: &Context, path: &Path, wanted: &CreateOptions) -> Result<
     let Some(name) = &wanted.backing_file else { return Ok(None) };
     let format = backing_format(wanted)?;
     let below = path.parent().unwrap_or(Path::new("/")).join(name);
-    let disk = open(context, &below, &options(Some(format), false));
+    let disk = open(context, &below, &options(Some(format), TrustArgs::OWN));
     disk.map(Some).map_err(|error| error.context("cannot open the copy's backing file"))
 }
 

@@ -10,7 +10,7 @@ use super::options::{CompressionType, CreateOptions, Preallocation};
 use super::target::Target;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
-use crate::open::{open, options};
+use crate::open::{TrustArgs, open, options};
 use crate::output::print_line;
 use crate::size::Size;
 
@@ -143,8 +143,8 @@ fn backing_size(context: &Context, path: &Path, wanted: &CreateOptions, unchecke
     if below == path {
         return Err(CommandError::new(ErrorKind::Refused, format!("`{}` cannot be its own backing file", path.display())));
     }
-    let disk =
-        open(context, &below, &options(Some(format), false)).map_err(|error| error.context("cannot open the backing file"))?;
+    let disk = open(context, &below, &options(Some(format), TrustArgs::OWN))
+        .map_err(|error| error.context("cannot open the backing file"))?;
     Ok(Some(disk.size()))
 }
 

@@ -8,7 +8,7 @@ use imgcore::image::Format;
 use super::options::Preallocation;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
-use crate::open::{open_writable, options};
+use crate::open::{TrustArgs, open_writable, options};
 use crate::output::{print_line, warn};
 use crate::size::Size;
 
@@ -33,6 +33,8 @@ pub(super) struct Args {
     /// Say nothing
     #[arg(short = 'q')]
     quiet: bool,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// The image
     #[arg(value_name = "IMG")]
     image: PathBuf,
@@ -50,7 +52,7 @@ enum NewSize {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let mut disk = open_writable(context, &args.image, &options(args.format, false))?;
+    let mut disk = open_writable(context, &args.image, &options(args.format, args.trust))?;
     if args.format.is_none() && disk.format() == Format::Raw {
         warn(context, format!("the format of `{}` was guessed to be raw; `-f raw` declares it", args.image.display()));
     }

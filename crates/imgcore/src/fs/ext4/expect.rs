@@ -43,10 +43,11 @@ pub(super) fn expectations<D: BlockRead>(volume: &Volume<D>, plan: &EditPlan) ->
     for (order, edit) in plan.edits.iter().enumerate() {
         let follow = matches!(edit, Edit::Write { .. } | Edit::AppendLine { .. });
         let path = canonical(volume, edit.path(), follow)?;
-        if is_undone(plan, order, edit.path()) {
-            continue;
-        }
         if matches!(edit, Edit::Remove { .. }) {
+            // What a later step takes away with a folder above is that step's to check.
+            if is_undone(plan, order, edit.path()) {
+                continue;
+            }
             all.retain(|old, _| old.strip_prefix(&path).is_none());
             all.insert(path.clone(), Expected { path, order, wanted: Wanted::Absent });
             continue;
@@ -57,6 +58,9 @@ pub(super) fn expectations<D: BlockRead>(volume: &Volume<D>, plan: &EditPlan) ->
                 all.remove(&parent);
             }
             above = parent.parent();
+        }
+        if is_undone(plan, order, edit.path()) {
+            continue;
         }
         let old = all.remove(&path).map(|expected| expected.wanted);
         let wanted = after(old, edit);

@@ -172,3 +172,21 @@ fn a_file_with_two_names_is_not_changed_behind_the_back_of_one() {
     assert_eq!(outcome.status, 6, "{outcome}");
     assert!(outcome.stderr.contains("has 2 names"), "{outcome}");
 }
+
+#[test]
+fn times_after_2038_and_links_that_no_path_could_be_are_written_and_read_back() {
+    let sandbox = disk();
+    sandbox.file("late", "late\n");
+    let target = "x".repeat(300);
+    let manifest = format!(
+        r#"[{{"op": "write", "path": "/late", "src": "late", "mtime": 2200000000}},
+            {{"op": "symlink", "path": "/link", "target": "{target}"}}]"#
+    );
+    sandbox.file("files.json", manifest);
+    sandbox.done("disk inject -f raw --manifest files.json disk.raw");
+    let files: serde_json::Value = serde_json::from_str(&sandbox.done("disk ls --json disk.raw")).unwrap();
+    let named = |path: &str| files.as_array().unwrap().iter().find(|file| file["path"] == path).unwrap();
+    assert_eq!(named("/late")["mtime"], 2_200_000_000_i64);
+    assert_eq!(named("/link")["target"], target);
+    check(&sandbox, "32");
+}

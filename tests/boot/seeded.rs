@@ -117,6 +117,7 @@ fn a_guest_started_by_libvirt_is_what_prepare_planned() {
     let host = Host::new(PROGRAM);
     let libvirt = Libvirt::start(&host);
     let seeded = Seeded::prepare(&host, "started by libvirt");
+    host.tool("virt-xml-validate").arg(seeded.machine.folder().join("domain.xml")).arg("domain").run();
     {
         let guest = seeded.machine.boot(["--connect", libvirt::URI, "--accel", "qemu", "--wait", "ready"]);
         assert_eq!(libvirt.virsh(["domstate", "web1"]).trim(), "running");

@@ -9,8 +9,9 @@ use crate::sandbox;
 /// A sandbox with `disk.raw`: a GPT with one ext4 partition from 1 MiB to 33 MiB, and 31 MiB of room behind it.
 fn disk() -> Sandbox {
     let sandbox = sandbox();
+    sandbox.file("tree/etc/fstab", "LABEL=root / ext4 defaults 0 1\nUUID=DEAD-BEEF /boot/efi vfat umask=0077 0 1\n");
     sandbox.file("tree/etc/hostname", "base\n");
-    sandbox.file("tree/etc/os-release", "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n");
+    sandbox.file("tree/usr/lib/os-release", "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n");
     sandbox.tool("mke2fs").args(["-q", "-t", "ext4", "-d", "tree", "-L", "root", "-E", "root_owner=0:0", "fs", "32M"]).run();
     fs::File::create(sandbox.path("disk.raw")).unwrap().set_len(64 << 20).unwrap();
     let table = "label: gpt\nlabel-id: 11111111-2222-3333-4444-555555555555\n\
@@ -63,10 +64,10 @@ fn partitions_are_shown_for_people_and_for_programs() {
 fn files_are_listed_and_printed() {
     let sandbox = disk();
     assert_eq!(sandbox.done("disk cat disk.raw /etc/hostname"), "base\n");
-    assert_eq!(sandbox.done("disk ls disk.raw"), "etc\nlost+found\n");
-    assert_eq!(sandbox.done("disk ls -R disk.raw /etc"), "/etc:\nhostname\nos-release\n");
+    assert_eq!(sandbox.done("disk ls disk.raw"), "etc\nlost+found\nusr\n");
+    assert_eq!(sandbox.done("disk ls -R disk.raw /etc"), "/etc:\nfstab\nhostname\n");
     let long = sandbox.done("disk ls -l disk.raw /etc");
-    assert!(long.lines().next().unwrap().ends_with(" hostname") && long.starts_with("-rw-"), "{long}");
+    assert!(long.lines().next().unwrap().ends_with(" fstab") && long.starts_with("-rw-"), "{long}");
     let all: serde_json::Value = serde_json::from_str(&sandbox.done("disk ls --json disk.raw /etc/hostname")).unwrap();
     assert_eq!((&all[0]["path"], &all[0]["type"], &all[0]["size"]), (&"/etc/hostname".into(), &"file".into(), &5.into()));
 }
@@ -188,5 +189,21 @@ fn times_after_2038_and_links_that_no_path_could_be_are_written_and_read_back() 
     let named = |path: &str| files.as_array().unwrap().iter().find(|file| file["path"] == path).unwrap();
     assert_eq!(named("/late")["mtime"], 2_200_000_000_i64);
     assert_eq!(named("/link")["target"], target);
+    check(&sandbox, "32");
+}
+
+#[test]
+fn a_file_that_a_mount_would_hide_is_refused() {
+    let sandbox = disk();
+    sandbox.file("a", "a\n");
+    sandbox.file("files.json", r#"[{"op": "write", "path": "/boot/efi/EFI/a", "src": "a"}]"#);
+    insta::assert_snapshot!(sandbox.run("disk inject -f raw --manifest files.json disk.raw"), @r"
+    exit status 6
+    --- stderr
+    error: `/boot/efi/EFI/a` would be hidden: the guest mounts `UUID=DEAD-BEEF` on `/boot/efi`
+
+    hint: `--partition` with the root's number puts it under the mount all the same
+    ");
+    sandbox.done("disk inject -f raw --partition 1 --manifest files.json disk.raw");
     check(&sandbox, "32");
 }

@@ -65,7 +65,8 @@ impl Staging {
     /// system. Nothing is left then.
     pub fn publish(self) -> Result<PathBuf, CommandError> {
         let cannot = |error| CommandError::io(format!("cannot publish `{}`", self.target.display()), error);
-        fs::set_permissions(self.path(), Permissions::from_mode(0o755)).map_err(cannot)?;
+        // Others may pass, as QEMU under libvirt's own user must, and not look around.
+        fs::set_permissions(self.path(), Permissions::from_mode(0o711)).map_err(cannot)?;
         sync_folder(self.path()).map_err(cannot)?;
         match renameat_with(CWD, self.path(), CWD, &self.target, RenameFlags::NOREPLACE) {
             Ok(()) => {}

@@ -3,9 +3,9 @@
 //! ```text
 //! resolve   Base       the image opened read-only and locked, its partitions, the guest inside        (shared by a fleet)
 //! plan      Plan       sizes, identity, edits of the guest, seed documents, domain: all as data        (--dry-run stops here)
-//! stage     Staged     partition and file system grown and edited in memory, verified there
+//! stage     Staged     partition and file system grown and edited in memory
 //!           ROOT/.NAME.XXXXXX/   disk.qcow2 in one pass, seed.iso, domain.xml, machine.json
-//! verify               everything read back from those files
+//! verify               everything read back from those files: each changed byte, the file systems, every planned path, the seed
 //! publish   ROOT/NAME  synced and renamed
 //! ```
 //!

@@ -64,11 +64,17 @@ mod tests {
         let items: Vec<u32> = (0..1000).collect();
         for threads in [1, 2, 7] {
             let mut seen = Vec::new();
-            let collect = |out| {
-                seen.push(out);
-                Ok(())
-            };
-            map_in_order(&items, threads, || Ok::<_, u32>(()), |(), item| Ok(item * 2), collect).unwrap();
+            map_in_order(
+                &items,
+                threads,
+                || Ok::<_, u32>(()),
+                |(), item| Ok(item * 2),
+                |out| {
+                    seen.push(out);
+                    Ok(())
+                },
+            )
+            .unwrap();
             assert_eq!(seen, items.iter().map(|item| item * 2).collect::<Vec<_>>());
             let mut seen = 0;
             let fails = |(): &mut (), item: &u32| if *item == 500 || *item == 501 { Err(*item) } else { Ok(()) };

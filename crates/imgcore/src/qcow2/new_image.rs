@@ -6,7 +6,7 @@ use super::layout::Layout;
 use super::offset::{GuestOffset, HostOffset, to_usize};
 use super::options::CreateOptions;
 use super::refcount_block;
-use super::table::{encode_words, len_of};
+use super::table::{encode_words, is_zero, len_of};
 use crate::block::{ByteRange, Hole, Resize};
 
 /// A new image that is written in one pass, from the first cluster of the disk to the last.
@@ -274,9 +274,21 @@ impl Batch {
         if self.bytes.len() >= BATCH { self.flush(target) } else { Ok(()) }
     }
 
+    /// Writes the bytes, but for long runs of zeros: the target has been emptied, so its holes read as zeros already.
     fn flush<T: Resize + ?Sized>(&mut self, target: &mut T) -> Result<(), Error> {
-        if !self.bytes.is_empty() {
-            target.write_all_at(&self.bytes, self.start)?;
+        let mut rest = self.bytes.as_slice();
+        let mut offset = self.start;
+        while !rest.is_empty() {
+            let zeros: usize = rest.chunks(HOLE).take_while(|chunk| is_zero(chunk)).map(<[u8]>::len).sum();
+            let (skipped, behind) = rest.split_at(zeros);
+            let bytes: usize = behind.chunks(HOLE).take_while(|chunk| !is_zero(chunk)).map(<[u8]>::len).sum();
+            let (run, behind) = behind.split_at(bytes);
+            offset = offset.saturating_add(len_of(skipped));
+            if !run.is_empty() {
+                target.write_all_at(run, offset)?;
+            }
+            offset = offset.saturating_add(len_of(run));
+            rest = behind;
         }
         self.start = self.end();
         self.bytes.clear();
@@ -297,5 +309,7 @@ fn at(geometry: Geometry, cluster: u64) -> Result<HostOffset, Error> {
     offset.map(HostOffset).ok_or_else(|| Error::InvalidOptions("the image is too large".to_owned()))
 }
 
-/// Bytes that are written together.
-const BATCH: usize = 4 << 20;
+/// Bytes that are written together: enough that system calls cost little, few enough that memory is not touched for it.
+const BATCH: usize = 256 << 10;
+/// Bytes of zeros that are worth a hole: fewer would cost more in extents than they save.
+const HOLE: usize = 16 << 10;

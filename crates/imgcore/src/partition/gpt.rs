@@ -4,7 +4,7 @@
 //!
 //! UEFI 2.10, section 5.3.
 
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 
 use gptman::{GPTHeader, GPTPartitionEntry};
 
@@ -139,9 +139,9 @@ fn read_copy(disk: &(impl BlockRead + ?Sized), sector_size: u64, lba: u64) -> Re
     let place = || format!("GPT header at sector {lba}");
     let sectors = disk.size().checked_div(sector_size).unwrap_or_default();
     let Some(offset) = lba.checked_mul(sector_size).filter(|_| lba < sectors) else { return Ok(None) };
-    let mut cursor = Cursor::new(disk);
-    cursor.seek(SeekFrom::Start(offset)).map_err(|error| broken(place(), &error))?;
-    let header = match GPTHeader::read_from(&mut cursor) {
+    let mut sector = [0; 512];
+    disk.read_exact_at(&mut sector, offset)?;
+    let header = match GPTHeader::read_from(&mut io::Cursor::new(sector)) {
         Ok(header) => header,
         Err(gptman::Error::InvalidSignature) => return Ok(None),
         // Spec: "HeaderSize must be greater than or equal to 92"; larger ones are allowed, and not known to exist.
@@ -151,9 +151,8 @@ fn read_copy(disk: &(impl BlockRead + ?Sized), sector_size: u64, lba: u64) -> Re
         Err(error) => return Err(Error::corrupt(place(), error.to_string())),
     };
     check(&header, lba, sectors, sector_size)?;
-    let entries = header.read_partitions(&mut cursor, sector_size);
-    let entries =
-        entries.map_err(|error| Error::corrupt(format!("GPT entries of the header at sector {lba}"), error.to_string()))?;
+    let entries = read_entries(disk, &header, sector_size)?
+        .map_err(|error| Error::corrupt(format!("GPT entries of the header at sector {lba}"), error.to_string()))?;
     for (entry, number) in entries.iter().zip(1_u32..).filter(|(entry, _)| entry.is_used()) {
         let inside = header.first_usable_lba <= entry.starting_lba && entry.ending_lba <= header.last_usable_lba;
         // Spec: "StartingLBA … EndingLBA": both inside the usable space.
@@ -162,6 +161,20 @@ fn read_copy(disk: &(impl BlockRead + ?Sized), sector_size: u64, lba: u64) -> Re
         }
     }
     Ok(Some(Copy { sector_size, header, entries }))
+}
+
+/// Reads the entries of a checked header at once: `gptman` reads them one by one.
+fn read_entries(
+    disk: &(impl BlockRead + ?Sized),
+    header: &GPTHeader,
+    sector_size: u64,
+) -> Result<gptman::Result<Vec<GPTPartitionEntry>>, Error> {
+    let len = usize::try_from(header.number_of_partition_entries).unwrap_or(usize::MAX).saturating_mul(128);
+    let mut bytes = vec![0; len];
+    disk.read_exact_at(&mut bytes, header.partition_entry_lba.saturating_mul(sector_size))?;
+    let mut alone = header.clone();
+    alone.partition_entry_lba = 0;
+    Ok(alone.read_partitions(&mut io::Cursor::new(bytes), sector_size))
 }
 
 /// Checks what leads from a header to its entries, before it is followed.
@@ -240,10 +253,6 @@ fn mbr_types(disk: &(impl BlockRead + ?Sized)) -> Result<[u8; 4], Error> {
         }
     }
     Ok(types)
-}
-
-fn broken(place: String, error: &io::Error) -> Error {
-    Error::corrupt(place, error.to_string())
 }
 
 fn too_small(entries: &[GPTPartitionEntry]) -> Error {

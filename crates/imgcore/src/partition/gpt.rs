@@ -172,6 +172,8 @@ fn read_entries(
     let len = usize::try_from(header.number_of_partition_entries).unwrap_or(usize::MAX).saturating_mul(128);
     let mut bytes = vec![0; len];
     disk.read_exact_at(&mut bytes, header.partition_entry_lba.saturating_mul(sector_size))?;
+    // Of each entry it takes as many bytes as its own value has in memory, more than are stored.
+    bytes.resize(len.saturating_add(size_of::<GPTPartitionEntry>()), 0);
     let mut alone = header.clone();
     alone.partition_entry_lba = 0;
     Ok(alone.read_partitions(&mut io::Cursor::new(bytes), sector_size))

@@ -118,6 +118,13 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_the_manual_can_be_read() {
+        let manual = include_str!("../../../../docs/machines.md");
+        let example = manual.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        assert_eq!(read(example).unwrap().len(), 3);
+    }
+
+    #[test]
     fn names_and_values_are_checked() {
         assert!(read("machines: {../x: {image: a}}").is_err());
         assert!(read("machines: {a: {size: huge}}").is_err());

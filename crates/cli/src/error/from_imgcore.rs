@@ -54,6 +54,10 @@ impl From<image::Error> for CommandError {
             image::Error::Storage(error) => return error.into(),
             image::Error::UnknownFormat(_) => (ErrorKind::Usage, Some("the formats are `raw` and `qcow2`")),
             image::Error::InvalidOptions(_) => (ErrorKind::Usage, None),
+            image::Error::WouldShrink { .. } => {
+                (ErrorKind::Refused, Some("`--shrink` allows it: what is behind the new end is lost"))
+            }
+            image::Error::Qcow2 { source: qcow2::Error::NotQcow2, .. } => (ErrorKind::Corrupt, Some("`-f raw` opens what is not qcow2")),
             // The policy forbids it, and not what the image names.
             image::Error::NotFollowed { why, .. } if why.starts_with("no file") => {
                 (ErrorKind::Refused, Some("`vmimg image convert` makes an image that stands alone"))

@@ -13,6 +13,17 @@ pub enum Error {
     /// The options of an operation do not fit together.
     #[error("{0}")]
     InvalidOptions(String),
+    /// What is asked for is sound, and not supported.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The new size of a disk is smaller, and nobody said that this is meant.
+    #[error("{new} bytes are less than the {old} that the disk has")]
+    WouldShrink {
+        /// Bytes that the disk has.
+        old: u64,
+        /// Bytes that it was to have.
+        new: u64,
+    },
     /// The image names another file, and the policy does not allow to follow it.
     #[error("`{image}` refers to {what} `{name}`, which may not be opened: {why}")]
     NotFollowed {
@@ -59,8 +70,8 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::UnknownFormat(_) | Self::InvalidOptions(_) => ErrorKind::Unsupported,
-            Self::NotFollowed { .. } => ErrorKind::Refused,
+            Self::UnknownFormat(_) | Self::InvalidOptions(_) | Self::Unsupported(_) => ErrorKind::Unsupported,
+            Self::NotFollowed { .. } | Self::WouldShrink { .. } => ErrorKind::Refused,
             Self::Loop(_) | Self::TooDeep(_) => ErrorKind::Corrupt,
             Self::Below { source, .. } => source.kind(),
             Self::Qcow2 { source, .. } => match source {

@@ -26,5 +26,5 @@ pub use format::{Format, probe};
 pub use info::{BitmapInfo, Child, FormatSpecific, Info, SnapshotInfo, Specific};
 pub use open::{OpenOptions, open, open_writable};
 pub use policy::OpenPolicy;
-pub use resize::resize;
+pub use resize::{ResizeOptions, resize};
 pub use writable::WritableDisk;

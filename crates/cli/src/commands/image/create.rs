@@ -122,11 +122,7 @@ pub(super) fn qcow2_options(size: u64, wanted: &CreateOptions) -> Result<qcow2::
             Some(CompressionType::Zstd) => qcow2::Compression::Zstd,
         },
         data_file: wanted.data_file.clone().map(|name| DataFileName { name: name.into_bytes(), raw }),
-        preallocation: match wanted.preallocation.unwrap_or_default() {
-            Preallocation::Off => qcow2::Preallocation::Off,
-            Preallocation::Metadata => qcow2::Preallocation::Metadata,
-            Preallocation::Falloc | Preallocation::Full => qcow2::Preallocation::Full,
-        },
+        preallocation: wanted.preallocation.unwrap_or_default().into(),
         backing,
         ..defaults
     })

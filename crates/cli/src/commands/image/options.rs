@@ -1,5 +1,7 @@
 //! The options of a new image, as `-o` takes them.
 
+use imgcore::qcow2;
+
 use crate::error::{CommandError, ErrorKind};
 use crate::size::Size;
 
@@ -33,6 +35,17 @@ pub(super) enum Preallocation {
     Falloc,
     /// All of the disk, written with zeros.
     Full,
+}
+
+impl From<Preallocation> for qcow2::Preallocation {
+    fn from(mode: Preallocation) -> Self {
+        match mode {
+            Preallocation::Off => Self::Off,
+            Preallocation::Metadata => Self::Metadata,
+            // Space that is set aside reads as zeros without being written.
+            Preallocation::Falloc | Preallocation::Full => Self::Full,
+        }
+    }
 }
 
 /// How compressed clusters are compressed.

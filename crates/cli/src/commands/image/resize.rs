@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use imgcore::block::{BlockRead, BlockWrite, ByteRange, Hole, Resize};
-use imgcore::image::Format;
+use imgcore::block::BlockRead;
+use imgcore::image::{self, Format, ResizeOptions};
 
 use super::options::Preallocation;
 use crate::context::Context;
-use crate::error::{CommandError, ErrorKind};
+use crate::error::CommandError;
 use crate::open::{TrustArgs, open_writable, options};
 use crate::output::{print_line, warn};
 use crate::size::Size;
@@ -56,39 +56,15 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     if args.format.is_none() && disk.format() == Format::Raw {
         warn(context, format!("the format of `{}` was guessed to be raw; `-f raw` declares it", args.image.display()));
     }
-    let old = disk.size();
     let new = match args.size {
-        NewSize::To(size) => Some(size.0),
-        NewSize::By(size) => old.checked_add(size.0),
-        NewSize::Less(size) => old.checked_sub(size.0),
+        NewSize::To(size) => size.0,
+        // What is out of range either way is refused as such.
+        NewSize::By(size) => disk.size().saturating_add(size.0),
+        NewSize::Less(size) => disk.size().saturating_sub(size.0),
     };
-    let new = new.filter(|size| *size > 0).and_then(|size| size.checked_next_multiple_of(SECTOR));
-    let new = new.ok_or_else(|| CommandError::new(ErrorKind::Usage, "the new size must be positive and below 16 EiB"))?;
-    if new < old && !args.shrink {
-        return Err(CommandError::new(ErrorKind::Refused, format!("{new} bytes are less than the {old} that the disk has"))
-            .hint("`--shrink` allows it: what is behind the new end is lost"));
-    }
-    let filled = must_fill(args.preallocation, disk.format())?;
-    if new != old {
-        disk.resize(new)?;
-        if filled && let Some(added) = ByteRange::new(old, new) {
-            disk.write_zeroes_at(added, Hole::Keep)?;
-        }
-        disk.flush()?;
-    }
+    let how = ResizeOptions { shrink: args.shrink, preallocation: args.preallocation.into() };
+    image::resize(&mut disk, new, &how)?;
     if args.quiet { Ok(()) } else { print_line(context, "Image resized.") }
-}
-
-/// Returns whether new space is to be allocated.
-fn must_fill(mode: Preallocation, format: Format) -> Result<bool, CommandError> {
-    match (mode, format) {
-        (Preallocation::Off, _) => Ok(false),
-        (Preallocation::Falloc | Preallocation::Full, Format::Raw) => Ok(true),
-        (_, format) => {
-            let message = format!("preallocation of new space is not supported for the format `{format}`");
-            Err(CommandError::new(ErrorKind::Unsupported, message))
-        }
-    }
 }
 
 impl std::str::FromStr for NewSize {
@@ -102,9 +78,6 @@ impl std::str::FromStr for NewSize {
         }
     }
 }
-
-/// QEMU counts disks in sectors.
-const SECTOR: u64 = 512;
 
 #[cfg(test)]
 mod tests {

@@ -332,6 +332,19 @@ fn info_says_what_qemu_img_says() {
         assert_same_info(&image);
     }
     let bench = Bench::new(0);
+    let odd = bench.path("odd.qcow2");
+    Tool::new("qemu-img").args(["create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on"]).arg(&odd).arg("1M").run();
+    Tool::new("qemu-img").args(["snapshot", "-c", "without a count"]).arg(&odd).run();
+    let mut bytes = std::fs::read(&odd).unwrap();
+    // Spec: "Bit 0: Dirty bit.", of the big-endian word at byte 72.
+    bytes[79] |= 1;
+    // Spec: "Byte 64 - 71: Offset into the image file at which the snapshot table starts."
+    let snapshot = u64::from_be_bytes(bytes[64..72].try_into().unwrap()) as usize;
+    // Spec: "Set to -1 if icount was disabled", at byte 16 of the extra data, which begins at byte 40.
+    bytes[snapshot + 56..snapshot + 64].fill(0xFF);
+    std::fs::write(&odd, bytes).unwrap();
+    assert_same_info(&odd);
+    let bench = Bench::new(0);
     let raw = bench.path("disk.raw");
     std::fs::write(&raw, [1; 5000]).unwrap();
     assert_same_info(&raw);
@@ -347,11 +360,11 @@ fn info_says_what_qemu_img_says() {
 #[track_caller]
 fn assert_same_info(image: &Path) {
     let options = OpenOptions { follow: false, ..OpenOptions::default() };
-    let info = Info::read(&image::open(image, &options).unwrap()).unwrap();
-    let theirs = Tool::new("qemu-img").args(["info", "--output=json"]).arg(image).run();
+    let info = Info::read(&image::open(image, &options).unwrap(), image).unwrap();
+    let theirs = Tool::new("qemu-img").args(["info", "-U", "--output=json"]).arg(image).run();
     let theirs: serde_json::Value = serde_json::from_str(&theirs).unwrap();
     assert_eq!(serde_json::to_value(&info).unwrap(), theirs);
-    let text = Tool::new("qemu-img").arg("info").env("TZ", "UTC").arg(image).run();
+    let text = Tool::new("qemu-img").args(["info", "-U"]).env("TZ", "UTC").arg(image).run();
     assert_eq!(info.to_string(), text);
 }
 

@@ -57,7 +57,9 @@ impl From<image::Error> for CommandError {
             image::Error::WouldShrink { .. } => {
                 (ErrorKind::Refused, Some("`--shrink` allows it: what is behind the new end is lost"))
             }
-            image::Error::Qcow2 { source: qcow2::Error::NotQcow2, .. } => (ErrorKind::Corrupt, Some("`-f raw` opens what is not qcow2")),
+            image::Error::Qcow2 { source: qcow2::Error::NotQcow2, .. } => {
+                (ErrorKind::Corrupt, Some("`-f raw` opens what is not qcow2"))
+            }
             // The policy forbids it, and not what the image names.
             image::Error::NotFollowed { why, .. } if why.starts_with("no file") => {
                 (ErrorKind::Refused, Some("`vmimg image convert` makes an image that stands alone"))

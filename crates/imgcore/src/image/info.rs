@@ -2,8 +2,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::open::{BACKING, MAX_CHAIN, identity};
 use super::policy::{beside, has_protocol};
-use super::{Disk, Error};
+use super::{Disk, Error, OpenOptions, open};
 use crate::block::{self, BlockRead};
 use crate::qcow2::{Bitmap, Image, Snapshot, Version};
 use crate::storage::FileDisk;
@@ -25,7 +26,7 @@ pub struct Info {
     pub snapshots: Vec<SnapshotInfo>,
     /// Bytes of the disk.
     pub virtual_size: u64,
-    /// The path under which the image was opened.
+    /// The path as the user wrote it, or as it follows from the image above.
     pub filename: String,
     /// Bytes of a cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,22 +138,52 @@ pub struct BitmapInfo {
 }
 
 impl Info {
-    /// Describes an image; nothing below it is needed.
+    /// Describes an image, which is shown under `name`: the path as the user wrote it. Nothing below it is needed.
     ///
     /// # Errors
     ///
     /// [`Error::Qcow2`] when its lists of snapshots or bitmaps are corrupt, [`Error::Storage`].
-    pub fn read(disk: &Disk) -> Result<Self, Error> {
+    pub fn read(disk: &Disk, name: &Path) -> Result<Self, Error> {
         let file = disk.storage();
-        let filename = disk.path().to_string_lossy().into_owned();
+        let filename = name.to_string_lossy().into_owned();
         let mut info = Self::bare(disk.format().name(), &filename, file)?;
         info.children = vec![Child { name: "file".to_owned(), info: Box::new(Self::of_file(&filename, file)?) }];
         info.virtual_size = disk.size().next_multiple_of(512);
         if let Some(image) = disk.qcow2() {
             info.describe(image).map_err(|source| Error::Qcow2 { path: disk.path().to_owned(), source })?;
-            info.add_backing(disk.path(), image);
+            info.add_backing(name, image);
         }
         Ok(info)
+    }
+
+    /// Describes the image `name`, whose path begins at `folder`, and then all below it, as far as the policy allows.
+    ///
+    /// Each is opened alone, so that images without a readable disk are described as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`] and [`Info::read`].
+    pub fn read_chain(name: &Path, folder: &Path, options: &OpenOptions) -> Result<Vec<Self>, Error> {
+        let mut chain = Vec::new();
+        let mut seen = Vec::new();
+        let mut next = Some((name.to_owned(), options.format));
+        while let Some((name, format)) = next.take() {
+            let disk = open(&folder.join(&name), &OpenOptions { format, follow: false, ..*options })?;
+            let this = identity(disk.storage())?;
+            if seen.contains(&this) {
+                return Err(Error::Loop(name));
+            }
+            if seen.len() >= MAX_CHAIN {
+                return Err(Error::TooDeep(MAX_CHAIN));
+            }
+            seen.push(this);
+            chain.push(Self::read(&disk, &name)?);
+            if let Some(backing) = disk.qcow2().and_then(Image::backing_file) {
+                let below = options.policy.resolve(&name, BACKING, &backing.name)?;
+                next = Some((below, backing.format.map(|format| format.parse()).transpose()?));
+            }
+        }
+        Ok(chain)
     }
 
     fn bare(format: &str, filename: &str, file: &FileDisk) -> Result<Self, Error> {

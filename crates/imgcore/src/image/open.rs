@@ -121,7 +121,7 @@ fn open_data_file(path: &Path, image: &mut Image<FileDisk>, options: &OpenOption
 }
 
 /// Returns what tells a file from all others: device and inode.
-fn identity(file: &FileDisk) -> Result<(u64, u64), Error> {
+pub(super) fn identity(file: &FileDisk) -> Result<(u64, u64), Error> {
     let path: PathBuf = file.path().to_owned();
     let metadata = file.file().metadata();
     let metadata = metadata.map_err(|error| block::Error::from_io(format!("cannot look at `{}`", path.display()), error))?;
@@ -129,7 +129,7 @@ fn identity(file: &FileDisk) -> Result<(u64, u64), Error> {
 }
 
 /// Images in the longest chain, as QEMU has no more than that in practice.
-const MAX_CHAIN: usize = 200;
+pub(super) const MAX_CHAIN: usize = 200;
 
-const BACKING: &str = "the backing file";
+pub(super) const BACKING: &str = "the backing file";
 const DATA_FILE: &str = "the data file";

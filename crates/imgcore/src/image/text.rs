@@ -10,11 +10,11 @@ impl fmt::Display for Info {
         writeln!(f, "file format: {}", self.format)?;
         writeln!(f, "virtual size: {} ({} bytes)", Bytes(self.virtual_size), self.virtual_size)?;
         writeln!(f, "disk size: {}", Bytes(self.actual_size))?;
-        if self.dirty_flag {
-            writeln!(f, "cleanly shut down: no")?;
-        }
         if let Some(size) = self.cluster_size {
             writeln!(f, "cluster_size: {size}")?;
+        }
+        if self.dirty_flag {
+            writeln!(f, "cleanly shut down: no")?;
         }
         if let Some(name) = &self.backing_filename {
             write!(f, "backing file: {name}")?;
@@ -54,7 +54,7 @@ impl fmt::Display for SnapshotInfo {
         let (milliseconds, _) = split(self.vm_clock_nsec, 1_000_000);
         let clock = format!("{hours:04}:{minutes:02}:{seconds:02}.{milliseconds:03}");
         let size = Bytes(self.vm_state_size).to_string();
-        let icount = self.icount.map(|icount| icount.to_string()).unwrap_or_default();
+        let icount = self.icount.map_or("--".to_owned(), |icount| icount.to_string());
         let date = date(self.date_sec);
         writeln!(f, "{:<7} {:<16} {size:>8} {date:>19} {clock:>15} {icount:>10}", self.id, self.name)
     }

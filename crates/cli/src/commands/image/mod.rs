@@ -5,7 +5,6 @@ mod create;
 mod differences;
 mod info;
 mod options;
-mod report;
 mod resize;
 mod sparse;
 mod target;

@@ -1,6 +1,7 @@
 //! `vmimg image`: qemu-img's command lines.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 
 use crate::sandbox;
 
@@ -60,6 +61,9 @@ fn a_converted_image_has_the_same_content_in_every_form() {
         "-f qcow2 -O raw c.qcow2 e.raw",
         "-f raw -O qcow2 -o preallocation=metadata a.raw f.qcow2",
         "-f raw -O qcow2 -B e.raw -F raw a.raw g.qcow2",
+        "-f raw -O raw -S 0 a.raw h.raw",
+        "-f raw -O raw -o preallocation=full a.raw i.raw",
+        "-f raw -O raw -S 64k a.raw j.raw",
     ] {
         sandbox.done(&format!("image convert {line}"));
         let copy = line.split_whitespace().last().unwrap();
@@ -68,6 +72,10 @@ fn a_converted_image_has_the_same_content_in_every_form() {
         if format == "qcow2" {
             qemu(&format!("check -q -f qcow2 {copy}"));
         }
+    }
+    let stored = |name| fs::metadata(sandbox.path(name)).unwrap().blocks() * 512;
+    for (name, whole) in [("e.raw", false), ("h.raw", true), ("i.raw", true), ("j.raw", false)] {
+        assert_eq!(stored(name) >= fs::metadata(sandbox.path("a.raw")).unwrap().len(), whole, "{name}: {}", stored(name));
     }
     assert!(fs::metadata(sandbox.path("g.qcow2")).unwrap().len() < 262_145, "what the backing file has is not copied");
     assert!(fs::metadata(sandbox.path("c.qcow2")).unwrap().len() < fs::metadata(sandbox.path("b.qcow2")).unwrap().len());
@@ -107,13 +115,57 @@ fn every_failure_has_qemu_imgs_exit_status_and_leaves_nothing() {
         "convert -O qcow2 nothing x.qcow2",
         "convert -c -O raw a.raw x.raw",
         "convert -O raw a.raw a.raw",
+        "create -f qcow2 -b a.raw -F raw a.raw",
+        "create -f raw -b a.raw -F raw x.raw",
+        "create -f raw -o preallocation=metadata x.raw 1M",
+        "create -f qcow2 -b nbd://localhost/x -F raw x.qcow2",
+        "convert -O raw -B a.raw -F raw a.raw x.raw",
         "resize -f raw a.raw 0",
+        "resize -f raw a.raw -- -2M",
+        "resize -f raw --preallocation=metadata a.raw +1M",
     ] {
         let outcome = sandbox.run(&format!("image {line}"));
         assert_eq!(outcome.status, 1, "{line}\n{outcome}");
         assert!(outcome.stderr.starts_with("error: "), "{line}\n{outcome}");
     }
     assert_eq!(sandbox.names(), ["a.raw"]);
+    assert_eq!(fs::metadata(sandbox.path("a.raw")).unwrap().len(), 1 << 20);
+}
+
+#[test]
+fn an_external_data_file_is_made_where_qemu_looks_for_it() {
+    let sandbox = sandbox();
+    fs::create_dir(sandbox.path("pool")).unwrap();
+    for tool in [false, true] {
+        let line = "create -q -f qcow2 -o data_file=disk.data,data_file_raw=on pool/disk.qcow2 1000000";
+        if tool {
+            sandbox.tool("qemu-img").args(line.split_whitespace()).run();
+        } else {
+            sandbox.done(&format!("image {line}"));
+        }
+        // QEMU's ends with the cluster, ours with the disk.
+        assert!(fs::metadata(sandbox.path("disk.data")).unwrap().len() >= 1_000_448);
+        assert_eq!(sandbox.names(), ["disk.data", "pool"]);
+        sandbox.tool("qemu-img").args(["check", "-q", "-f", "qcow2", "pool/disk.qcow2"]).run();
+        sandbox.done("image convert -f qcow2 -O raw pool/disk.qcow2 copy.raw");
+        fs::remove_file(sandbox.path("copy.raw")).unwrap();
+        fs::remove_file(sandbox.path("disk.data")).unwrap();
+    }
+}
+
+#[test]
+fn a_chain_is_shown_as_far_as_it_may_be_followed() {
+    let sandbox = sandbox();
+    let qemu = |line: &str| sandbox.tool("qemu-img").args(line.split_whitespace()).run();
+    qemu("create -q -f qcow2 -u -b json:{} -F raw a.qcow2 1M");
+    let outcome = sandbox.run("image info --backing-chain a.qcow2");
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (1, ""), "{outcome}");
+    assert!(outcome.stderr.contains("`json:{}`, which may not be opened: it is no plain path"), "{outcome}");
+    qemu("create -q -f qcow2 -u -b c.qcow2 -F qcow2 b.qcow2 1M");
+    qemu("create -q -f qcow2 -u -b b.qcow2 -F qcow2 c.qcow2 1M");
+    let outcome = sandbox.run("image info --backing-chain b.qcow2");
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (1, ""), "{outcome}");
+    assert!(outcome.stderr.starts_with("error: the backing chain comes back to `b.qcow2`"), "{outcome}");
 }
 
 #[test]

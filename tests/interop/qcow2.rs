@@ -170,7 +170,7 @@ fn images_of_qemu_read_as_qemu_reads_them() {
             let raw = bench.path("ours.raw");
             let options = ConvertOptions { threads: 2, ..ConvertOptions::default() };
             let new = NewDisk::Raw { size: 0, preallocation: Preallocation::Off };
-            image::convert(&disk, &raw, &new, &options, 1, &mut |_| {}).unwrap();
+            image::convert(&disk, &raw, &new, &options, 1, &|_| Ok(())).unwrap();
             assert_same(&std::fs::read(&raw).unwrap(), &theirs);
         }
     }
@@ -282,7 +282,7 @@ fn converted_images_hold_the_same_and_are_clean() {
             println!("{options:?} compressed {compress}");
             let image = bench.path("converted.qcow2");
             let how = ConvertOptions { threads: 3, compress, ..ConvertOptions::default() };
-            image::convert(&disk, &image, &NewDisk::Qcow2(options.clone()), &how, 1, &mut |_| {}).unwrap();
+            image::convert(&disk, &image, &NewDisk::Qcow2(options.clone()), &how, 1, &|_| Ok(())).unwrap();
             assert_clean(&image);
             assert_same(&content(&image, &[]), &theirs);
             let again = image::open(&image, &OpenOptions::default()).unwrap();

@@ -1,7 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use super::open::open;
-use super::{Disk, Error, Format, OpenOptions, OpenPolicy};
+use super::{Disk, Error, Format, OpenPolicy};
 use crate::block::{self, BlockRead, BlockWrite, ByteRange, ErrorKind, Hole, Resize};
 use crate::qcow2::{self, CreateOptions, NewBacking, Preallocation};
 use crate::storage::{Access, FileDisk, Lock, LockKind, Replacement};
@@ -43,22 +42,25 @@ impl NewDisk {
 /// Makes an empty image at `path`, durable, in place of whatever was there. Nobody ever sees half of it.
 ///
 /// `unique` distinguishes the temporary file from those of other programs. A backing file is recorded and not looked at; see
-/// [`create_overlay`]. An external data file is made as well.
+/// [`super::open_below`]. An external data file is made as well, at its name: a relative one begins at the working folder, as in
+/// QEMU. Sizes are rounded up to whole sectors.
 ///
 /// # Errors
 ///
-/// [`Error::Storage`] when the folder cannot be written or another program uses the image that is there, [`Error::Qcow2`] for
-/// options that do not fit together.
+/// [`Error::Storage`] when the folder cannot be written or another program uses the image that is there,
+/// [`Error::InvalidOptions`] for options that do not fit together.
 pub fn create(path: &Path, new: &NewDisk, unique: u64) -> Result<(), Error> {
     let mut target = Target::begin(path, unique)?;
+    let size = new.size().checked_next_multiple_of(512);
+    let size = size.ok_or_else(|| Error::InvalidOptions("the disk is too large".to_owned()))?;
     match new {
-        NewDisk::Raw { size, preallocation } => start_raw(&mut target, *size, *preallocation)?,
+        NewDisk::Raw { preallocation, .. } => start_raw(&mut target, size, *preallocation)?,
         NewDisk::Qcow2(options) => {
-            qcow2::create(&mut target, options).map_err(|source| Error::Qcow2 { path: path.to_owned(), source })?;
+            qcow2::create(&mut target, options).map_err(|error| not_made(path, error))?;
             if let Some(file) = &options.data_file {
                 let data = OpenPolicy::PlainPaths.check(path, "the data file", &file.name)?;
                 let mut data = Target::begin(Path::new(data), unique)?;
-                data.resize(options.size)?;
+                data.resize(size)?;
                 data.publish()?;
             }
         }
@@ -66,27 +68,13 @@ pub fn create(path: &Path, new: &NewDisk, unique: u64) -> Result<(), Error> {
     target.publish()
 }
 
-/// Makes an overlay at `path` over the image that `backing` names, which must exist.
-///
-/// A relative name is relative to the folder of `path`. Without a size the overlay is as large as the disk below.
-///
-/// # Errors
-///
-/// As [`create`] and [`open`].
-pub fn create_overlay(
-    path: &Path,
-    backing: &NewBacking,
-    size: Option<u64>,
-    options: &CreateOptions,
-    policy: OpenPolicy,
-    unique: u64,
-) -> Result<(), Error> {
-    let below = policy.resolve(path, "the backing file", &backing.name)?;
-    let format = Some(backing.format.parse()?);
-    let below = open(&below, &OpenOptions { format, policy, ..OpenOptions::default() })?;
-    let options =
-        CreateOptions { size: size.unwrap_or_else(|| below.size()), backing: Some(backing.clone()), ..options.clone() };
-    create(path, &NewDisk::Qcow2(options), unique)
+/// Returns what it is to the maker of an image at `path` that qcow2 failed.
+pub(super) fn not_made(path: &Path, error: qcow2::Error) -> Error {
+    match error {
+        qcow2::Error::InvalidOptions(why) => Error::InvalidOptions(why),
+        qcow2::Error::Storage(error) => error.into(),
+        source => Error::Qcow2 { path: path.to_owned(), source },
+    }
 }
 
 /// Returns the options for an overlay of `base` under the given name: its size, and its clusters where it has some.
@@ -199,6 +187,9 @@ impl Resize for Target {
 
 /// Gives a raw image its size; on a device, checks that it has that size.
 pub(super) fn start_raw(target: &mut Target, size: u64, preallocation: Preallocation) -> Result<(), Error> {
+    if preallocation == Preallocation::Metadata {
+        return Err(Error::InvalidOptions("the format `raw` has no metadata to preallocate".to_owned()));
+    }
     let all = ByteRange::new(0, size).unwrap_or_default();
     if target.is_device() {
         if size > target.size() {

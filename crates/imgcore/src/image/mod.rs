@@ -2,12 +2,18 @@
 //!
 //! ```text
 //! open           path, format, policy  -->  Disk: a chain for reading      open_writable  -->  WritableDisk
-//! Info           what qemu-img info says about a Disk
-//! create, convert, resize                   new files appear whole, by a rename
+//! Info           what qemu-img info says about a Disk, or about a chain; Display is its text
+//! create         an empty image; open_below is what will lie below it
+//! convert        a disk  -->  an image, whole or as what differs from a backing disk
+//! resize         a WritableDisk, in place
 //! ```
+//!
+//! New files appear whole, by a rename. What takes long tells a function that the caller passes how far it is, and ends with
+//! the error that this returns.
 
 mod convert;
 mod create;
+mod differences;
 mod disk;
 mod error;
 mod format;
@@ -16,15 +22,16 @@ mod open;
 mod policy;
 mod resize;
 mod text;
+mod watched;
 mod writable;
 
 pub use convert::{ConvertOptions, convert};
-pub use create::{NewDisk, create, create_overlay, overlay_options};
+pub use create::{NewDisk, create, overlay_options};
 pub use disk::Disk;
 pub use error::Error;
 pub use format::{Format, probe};
 pub use info::{BitmapInfo, Child, FormatSpecific, Info, SnapshotInfo, Specific};
-pub use open::{OpenOptions, open, open_writable};
+pub use open::{OpenOptions, open, open_below, open_writable};
 pub use policy::OpenPolicy;
 pub use resize::{ResizeOptions, resize};
 pub use writable::WritableDisk;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::disk::Layer;
 use super::{Disk, Error, Format, OpenPolicy, WritableDisk, probe};
 use crate::block;
-use crate::qcow2::{self, Image};
+use crate::qcow2::{self, Image, NewBacking};
 use crate::storage::{Access, FileDisk, Lock, LockKind};
 
 /// How an image is opened. The default trusts nothing that the image says about other files.
@@ -60,6 +60,29 @@ pub fn open_writable(path: &Path, options: &OpenOptions) -> Result<WritableDisk,
         image.set_backing(backing);
     }
     Ok(WritableDisk { layer: Layer::Qcow2(Box::new(image)), _lock: lock })
+}
+
+/// Opens the disk that `backing` names for a new image at `path`, with its backing chain.
+///
+/// A relative name begins at the folder of `path`.
+///
+/// # Errors
+///
+/// [`Error::InvalidOptions`] when it is what is at `path` now, [`Error::UnknownFormat`], [`Error::NotFollowed`], otherwise
+/// [`Error::Below`] with that of [`open`].
+pub fn open_below(path: &Path, backing: &NewBacking, policy: OpenPolicy) -> Result<Disk, Error> {
+    let below = policy.resolve(path, BACKING, &backing.name)?;
+    let format = Some(backing.format.parse()?);
+    let disk = open(&below, &OpenOptions { format, policy, ..OpenOptions::default() }).map_err(|source| Error::Below {
+        what: BACKING,
+        image: path.to_owned(),
+        source: Box::new(source),
+    })?;
+    let this = identity(disk.storage())?;
+    if path.metadata().is_ok_and(|old| (old.dev(), old.ino()) == this) {
+        return Err(Error::InvalidOptions(format!("`{}` cannot be its own backing file", path.display())));
+    }
+    Ok(disk)
 }
 
 /// Opens one image of a chain and what lies below it; `seen` are the files above.

@@ -201,8 +201,8 @@ proptest! {
             let content = Content::new(&staged, &changed);
             let content = if known { content.over(&backing) } else { content };
             let mut storage = MemoryDisk::default();
-            let mut effort = Effort { threads, compress, progress: &mut |_| {} };
-            write_image_with(&mut storage, &case.options, &content, &mut effort).unwrap();
+            let effort = Effort { threads, compress };
+            write_image_with(&mut storage, &case.options, &content, effort).unwrap();
             assert_refcounts(storage.as_bytes());
             let image = open(storage.clone(), case.backing);
             assert_reads(&image, &model);
@@ -221,8 +221,8 @@ proptest! {
                 offset = range.end();
             }
             let mut again = MemoryDisk::new(vec![1; 100]);
-            let mut effort = Effort { threads: 5 - threads, compress, progress: &mut |_| {} };
-            write_image_with(&mut again, &case.options, &content, &mut effort).unwrap();
+            let effort = Effort { threads: 5 - threads, compress };
+            write_image_with(&mut again, &case.options, &content, effort).unwrap();
             assert_eq!(storage, again, "the same content gives the same bytes");
         }
     }

@@ -22,26 +22,19 @@ use crate::block::{BlockRead, ByteRange, Resize, map_in_order};
 /// [`Error::InvalidOptions`] before the first change, also for an external data file; [`Error::Storage`] when either side
 /// fails.
 pub fn write_image<T: Resize + ?Sized>(target: &mut T, options: &CreateOptions, content: &Content<'_>) -> Result<(), Error> {
-    write_image_with(target, options, content, &mut Effort { threads: 1, compress: false, progress: &mut |_| {} })
+    write_image_with(target, options, content, Effort { threads: 1, compress: false })
 }
 
 /// How an image is written.
-pub struct Effort<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
     /// Threads that read and compress.
     pub threads: usize,
     /// Whether clusters are compressed.
     pub compress: bool,
-    /// Is told the offset on the disk up to which all is written.
-    pub progress: &'a mut dyn FnMut(u64),
 }
 
-impl std::fmt::Debug for Effort<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Effort").field("threads", &self.threads).field("compress", &self.compress).finish_non_exhaustive()
-    }
-}
-
-/// As [`write_image`], with threads, compression and progress.
+/// As [`write_image`], with threads and compression.
 ///
 /// # Errors
 ///
@@ -50,7 +43,7 @@ pub fn write_image_with<T: Resize + ?Sized>(
     target: &mut T,
     options: &CreateOptions,
     content: &Content<'_>,
-    effort: &mut Effort<'_>,
+    effort: Effort,
 ) -> Result<(), Error> {
     let preallocate = options.preallocation != Preallocation::Off;
     if options.data_file.is_some() {
@@ -75,11 +68,7 @@ pub fn write_image_with<T: Resize + ?Sized>(
         effort.threads,
         || compression.map(|compression| Deflater::new(compression, geometry.cluster_len())).transpose(),
         |deflater, piece| prepare(content.disk, geometry, *piece, deflater.as_mut()),
-        |(piece, prepared)| {
-            writer.put(piece, prepared)?;
-            (effort.progress)(piece.first.saturating_add(piece.count).saturating_mul(geometry.cluster_size()).min(size));
-            Ok(())
-        },
+        |(piece, prepared)| writer.put(piece, prepared),
     )?;
     writer.image.finish()
 }

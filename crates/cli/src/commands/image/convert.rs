@@ -1,20 +1,16 @@
 //! `vmimg image convert`: an image copied to another format.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use imgcore::block::{BlockRead, ByteRange, Resize, extents};
-use imgcore::image::{Disk, Format};
-use imgcore::qcow2::{self, Content, Effort, write_image_with};
+use imgcore::block::{self, BlockRead};
+use imgcore::image::{self, ConvertOptions, Format, OpenPolicy};
 
-use super::create::{backing_format, qcow2_options};
-use super::differences::differences;
 use super::options::CreateOptions;
-use super::sparse::write_sparse;
-use super::target::Target;
-use super::watched::Watched;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::open::{TrustArgs, open, options};
+use crate::progress::Progress;
 use crate::size::Size;
 
 /// The arguments of `vmimg image convert`.
@@ -81,10 +77,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
+    if args.snapshot.is_some() {
+        return Err(CommandError::new(ErrorKind::Unsupported, "copying an internal snapshot is not supported"));
+    }
     let mut wanted = CreateOptions::parse(args.output_format.name(), &args.options)?;
-    wanted.backing_file = args.backing.clone().or(wanted.backing_file);
-    wanted.backing_format = args.backing_format.clone().or(wanted.backing_format);
-    refuse_unsupported(&args)?;
+    wanted.backing_file = args.backing.or(wanted.backing_file);
+    wanted.backing_format = args.backing_format.or(wanted.backing_format);
     let mut source_options = options(args.format, args.trust);
     source_options.lock = !args.force_share;
     let source = open(context, &args.image, &source_options)?;
@@ -92,91 +90,30 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
     if same_file(source.path(), &path) {
         return Err(CommandError::new(ErrorKind::Refused, "the copy cannot take the place of the image"));
     }
-    let watched = Watched::new(context, &source, if args.quiet { None } else { Some("converting") });
-    let copied = match args.output_format {
-        Format::Raw => to_raw(context, &watched, &path, args.sparse.0),
-        Format::Qcow2 => {
-            let options = qcow2_options(source.size(), &wanted)?;
-            let below = open_below(context, &path, &wanted)?;
-            to_qcow2(context, &watched, &path, &options, below.as_ref(), args.compress)
-        }
+    let new = wanted.new_disk(args.output_format, source.size())?;
+    let backing = wanted.backing()?;
+    let below = backing.map(|backing| image::open_below(&path, &backing, OpenPolicy::PlainPaths)).transpose()?;
+    let how = ConvertOptions {
+        // More threads than that wait for the file.
+        threads: std::thread::available_parallelism().map_or(1, usize::from).min(8),
+        compress: args.compress,
+        hole: args.sparse.0,
+        backing: below.as_ref().map(|disk| -> &dyn BlockRead { disk }),
     };
+    let progress = (!args.quiet).then(|| Mutex::new(Progress::bytes(context, "converting", source.size())));
+    let watch = |offset| {
+        if let Some(progress) = &progress {
+            progress.lock().unwrap_or_else(PoisonError::into_inner).set(offset);
+        }
+        let stopped = context.interrupt().is_set();
+        if stopped { Err(block::Error::new(block::ErrorKind::Io, "interrupted")) } else { Ok(()) }
+    };
+    let copied = image::convert(&source, &path, &new, &how, context.entropy(None).next_u64(), &watch);
     // What stopped the copy is the signal, not the read that noticed it.
     context.interrupt().check()?;
-    copied
-}
-
-fn to_raw(context: &Context, source: &dyn BlockRead, path: &Path, hole: u64) -> Result<(), CommandError> {
-    let mut target = Target::create(context, path)?;
-    target.file().resize(source.size().next_multiple_of(SECTOR))?;
-    write_sparse(source, target.file(), hole)?;
-    context.interrupt().check()?;
-    target.publish()
-}
-
-fn to_qcow2(
-    context: &Context,
-    source: &dyn BlockRead,
-    path: &Path,
-    options: &qcow2::CreateOptions,
-    below: Option<&Disk>,
-    compress: bool,
-) -> Result<(), CommandError> {
-    let changed = match below {
-        Some(below) => differences(source, below)?,
-        None => data(source)?,
-    };
-    let content = Content::new(source, &changed);
-    let content = below.map_or(content, |below| content.over(below));
-    let mut target = Target::create(context, path)?;
-    // More threads than that wait for the file.
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
-    let mut effort = Effort { threads, compress, progress: &mut |_| {} };
-    write_image_with(target.file(), options, &content, &mut effort)?;
-    context.interrupt().check()?;
-    target.publish()
-}
-
-/// Opens the copy's backing file, whose name is relative to the folder of the copy at `path`.
-fn open_below(context: &Context, path: &Path, wanted: &CreateOptions) -> Result<Option<Disk>, CommandError> {
-    let Some(name) = &wanted.backing_file else { return Ok(None) };
-    let format = backing_format(wanted)?;
-    let below = path.parent().unwrap_or(Path::new("/")).join(name);
-    let disk = open(context, &below, &options(Some(format), TrustArgs::OWN));
-    disk.map(Some).map_err(|error| error.context("cannot open the copy's backing file"))
-}
-
-/// Returns the runs of `disk` that are not known to be zeros.
-fn data(disk: &dyn BlockRead) -> Result<Vec<ByteRange>, CommandError> {
-    let all = ByteRange::new(0, disk.size()).unwrap_or_default();
-    let mut runs = Vec::new();
-    for extent in extents(disk, all) {
-        let extent = extent?;
-        if !extent.reads_as_zeros() {
-            runs.push(extent.range);
-        }
-    }
-    Ok(runs)
-}
-
-fn refuse_unsupported(args: &Args) -> Result<(), CommandError> {
-    if args.compress && args.output_format == Format::Raw {
-        return Err(
-            CommandError::new(ErrorKind::Usage, "the format `raw` is not compressed").hint("`-O qcow2` makes a copy that is")
-        );
-    }
-    if args.snapshot.is_some() {
-        return Err(CommandError::new(ErrorKind::Unsupported, "copying an internal snapshot is not supported"));
-    }
-    if args.backing.is_some() && args.output_format == Format::Raw {
-        return Err(CommandError::new(ErrorKind::Usage, "the format `raw` has no backing file"));
-    }
-    Ok(())
+    Ok(copied?)
 }
 
 fn same_file(image: &Path, copy: &Path) -> bool {
     matches!((image.canonicalize(), copy.canonicalize()), (Ok(image), Ok(copy)) if image == copy)
 }
-
-/// QEMU counts disks in sectors.
-const SECTOR: u64 = 512;

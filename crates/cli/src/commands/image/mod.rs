@@ -2,13 +2,9 @@
 
 mod convert;
 mod create;
-mod differences;
 mod info;
 mod options;
 mod resize;
-mod sparse;
-mod target;
-mod watched;
 
 use clap::Subcommand;
 

@@ -1,6 +1,7 @@
 //! The options of a new image, as `-o` takes them.
 
-use imgcore::qcow2;
+use imgcore::image::{Format, NewDisk};
+use imgcore::qcow2::{self, Compression, DataFileName, NewBacking, Version};
 
 use crate::error::{CommandError, ErrorKind};
 use crate::size::Size;
@@ -18,7 +19,7 @@ pub(super) struct CreateOptions {
     pub(super) lazy_refcounts: Option<bool>,
     pub(super) refcount_bits: Option<u32>,
     pub(super) extended_l2: Option<bool>,
-    pub(super) compression: Option<CompressionType>,
+    pub(super) compression: Option<Compression>,
     pub(super) data_file: Option<String>,
     pub(super) data_file_raw: Option<bool>,
 }
@@ -48,13 +49,6 @@ impl From<Preallocation> for qcow2::Preallocation {
     }
 }
 
-/// How compressed clusters are compressed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum CompressionType {
-    Zlib,
-    Zstd,
-}
-
 impl CreateOptions {
     /// Reads `-o` options, each a list of `key=value` with commas between them; a comma in a value is doubled.
     ///
@@ -70,6 +64,53 @@ impl CreateOptions {
             }
         }
         Ok(options)
+    }
+
+    /// Returns imgcore's words for a new image of `size` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`] for options that do not fit together.
+    pub(super) fn new_disk(&self, format: Format, size: u64) -> Result<NewDisk, CommandError> {
+        let backing = self.backing()?;
+        let preallocation = self.preallocation.unwrap_or_default().into();
+        if format == Format::Raw {
+            return match backing {
+                None => Ok(NewDisk::Raw { size, preallocation }),
+                Some(_) => Err(usage("the format `raw` has no backing file")),
+            };
+        }
+        if self.data_file_raw == Some(true) && self.data_file.is_none() {
+            return Err(usage("`data_file_raw` needs `data_file`"));
+        }
+        let raw = self.data_file_raw.unwrap_or(false);
+        let defaults = qcow2::CreateOptions::new(size);
+        Ok(NewDisk::Qcow2(qcow2::CreateOptions {
+            version: if self.version_2 == Some(true) { Version::V2 } else { Version::V3 },
+            cluster_size: self.cluster_size.unwrap_or(defaults.cluster_size),
+            refcount_bits: self.refcount_bits.unwrap_or(defaults.refcount_bits),
+            lazy_refcounts: self.lazy_refcounts.unwrap_or(false),
+            extended_l2: self.extended_l2.unwrap_or(false),
+            compression: self.compression.unwrap_or(defaults.compression),
+            data_file: self.data_file.clone().map(|name| DataFileName { name: name.into_bytes(), raw }),
+            preallocation,
+            backing,
+            ..defaults
+        }))
+    }
+
+    /// Returns the backing file, if there is to be one.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`] when nobody said its format.
+    pub(super) fn backing(&self) -> Result<Option<NewBacking>, CommandError> {
+        let Some(name) = &self.backing_file else { return Ok(None) };
+        let format = self.backing_format.clone().ok_or_else(|| {
+            usage("the backing file's format is missing")
+                .hint("`-F raw` or `-F qcow2` declares it, so that nobody has to guess")
+        })?;
+        Ok(Some(NewBacking { name: name.clone().into_bytes(), format }))
     }
 
     fn set(&mut self, format: &str, key: &str, value: &str) -> Result<(), CommandError> {
@@ -134,10 +175,10 @@ fn version_2(value: &str) -> Result<bool, CommandError> {
     }
 }
 
-fn compression(value: &str) -> Result<CompressionType, CommandError> {
+fn compression(value: &str) -> Result<Compression, CommandError> {
     match value {
-        "zlib" => Ok(CompressionType::Zlib),
-        "zstd" => Ok(CompressionType::Zstd),
+        "zlib" => Ok(Compression::Zlib),
+        "zstd" => Ok(Compression::Zstd),
         _ => Err(wrong_value("compression_type", value, "zlib or zstd")),
     }
 }
@@ -164,7 +205,7 @@ fn usage(message: impl Into<String>) -> CommandError {
 
 #[cfg(test)]
 mod tests {
-    use super::{CompressionType, CreateOptions, Preallocation, split};
+    use super::{Compression, CreateOptions, Preallocation, split};
     use crate::error::ErrorKind;
     use crate::size::Size;
 
@@ -187,7 +228,7 @@ mod tests {
             cluster_size: Some(65536),
             preallocation: Some(Preallocation::Metadata),
             lazy_refcounts: Some(true),
-            compression: Some(CompressionType::Zstd),
+            compression: Some(Compression::Zstd),
             ..CreateOptions::default()
         };
         assert_eq!(options, Ok(expected));

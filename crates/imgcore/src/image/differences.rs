@@ -1,6 +1,6 @@
 //! Where two disks differ.
 
-use imgcore::block::{BlockRead, ByteRange, Error, Extent, ExtentKind};
+use crate::block::{BlockRead, ByteRange, Error, Extent, ExtentKind};
 
 /// Returns the runs in which `disk` differs from `below`, which reads as zeros behind its end.
 pub(super) fn differences(disk: &dyn BlockRead, below: &dyn BlockRead) -> Result<Vec<ByteRange>, Error> {
@@ -70,7 +70,7 @@ const UNIT: usize = 4096;
 
 #[cfg(test)]
 mod tests {
-    use imgcore::block::{ByteRange, MemoryDisk};
+    use crate::block::{ByteRange, MemoryDisk};
 
     use super::differences;
 

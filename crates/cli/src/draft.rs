@@ -1,14 +1,11 @@
 //! A changed copy of an image file, which takes the place of the original at once or not at all.
 
-use std::fs::{self, File, Permissions};
-use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, fchown};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 
-use imgcore::storage::{FileDisk, Lock, LockKind};
-use rustix::fs::{Access, SeekFrom, access, copy_file_range, ioctl_ficlone, seek};
-use rustix::io::Errno;
-use tempfile::NamedTempFile;
+use imgcore::storage::{FileDisk, Lock, LockKind, Replacement};
+use rustix::fs::{Access, access};
 
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
@@ -20,8 +17,7 @@ use crate::progress::Progress;
 /// removed and the original is as it was.
 #[derive(Debug)]
 pub struct Draft {
-    copy: NamedTempFile,
-    target: PathBuf,
+    copy: Replacement,
     /// Keeps other programs from the original until it is replaced.
     _lock: Lock,
 }
@@ -41,18 +37,18 @@ impl Draft {
         refuse_read_only(&target)?;
         let metadata = original.file().metadata().map_err(cannot)?;
         refuse_unsuitable(&target, &metadata)?;
-        let folder = target.parent().unwrap_or(Path::new("/"));
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let copy = tempfile::Builder::new().prefix(&format!(".{name}.")).tempfile_in(folder).map_err(cannot)?;
-        fill(context, original.file(), copy.as_file(), metadata.len()).map_err(|error| match error {
-            Failure::Stopped(error) => error,
-            Failure::System(error) => cannot(error.into()),
+        let mut copy = Replacement::create_private(&target, context.entropy(None).next_u64())?;
+        let mut progress = Progress::bytes(context, "copying", metadata.len());
+        copy.copy_from(original, |done| {
+            progress.set(done);
+            context.interrupt().check()
         })?;
-        keep_owner(copy.as_file(), &metadata).map_err(|error| {
-            CommandError::io(format!("cannot keep the owner of `{}`", target.display()), error)
+        copy.keep_owner().map_err(|error| {
+            CommandError::io(format!("cannot keep the owner of `{}`", target.display()), error.into())
                 .hint("run this as the owner of the image")
         })?;
-        Ok(Self { copy, target, _lock: lock })
+        copy.keep_attributes()?;
+        Ok(Self { copy, _lock: lock })
     }
 
     /// Returns where the copy is, to be opened and changed.
@@ -67,11 +63,7 @@ impl Draft {
     ///
     /// The failure of the operating system; the original is as it was then.
     pub fn publish(self) -> Result<(), CommandError> {
-        let cannot = |error| CommandError::io(format!("cannot replace `{}`", self.target.display()), error);
-        self.copy.as_file().sync_all().map_err(cannot)?;
-        self.copy.persist(&self.target).map_err(|error| cannot(error.error))?;
-        let folder = self.target.parent().unwrap_or(Path::new("/"));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(cannot)
+        Ok(self.copy.publish()?)
     }
 }
 
@@ -98,73 +90,6 @@ fn refuse_unsuitable(target: &Path, metadata: &fs::Metadata) -> Result<(), Comma
     }
     Ok(())
 }
-
-enum Failure {
-    Stopped(CommandError),
-    System(Errno),
-}
-
-impl From<Errno> for Failure {
-    fn from(error: Errno) -> Self {
-        Self::System(error)
-    }
-}
-
-/// Makes `copy` read as `original`, whose size is `size` bytes.
-fn fill(context: &Context, original: &File, copy: &File, size: u64) -> Result<(), Failure> {
-    if ioctl_ficlone(copy, original).is_ok() {
-        return Ok(());
-    }
-    rustix::fs::ftruncate(copy, size)?;
-    let mut progress = Progress::bytes(context, "copying", size);
-    let mut offset = 0;
-    while offset < size {
-        let start = match seek(original, SeekFrom::Data(offset)) {
-            Ok(start) => start,
-            Err(Errno::NXIO) => break,
-            Err(error) => return Err(error.into()),
-        };
-        let end = seek(original, SeekFrom::Hole(start))?.min(size);
-        let (mut from, mut to) = (start, start);
-        while from < end {
-            context.interrupt().check().map_err(Failure::Stopped)?;
-            let rest = usize::try_from(end.saturating_sub(from)).unwrap_or(usize::MAX);
-            match copy_file_range(original, Some(&mut from), copy, Some(&mut to), rest.min(STEP)) {
-                // The file has become shorter.
-                Ok(0) => return Err(Errno::IO.into()),
-                Ok(_) => {}
-                Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
-                    copy_plainly(original, copy, from, rest.min(BUFFER))?;
-                    from = from.saturating_add(u64::try_from(rest.min(BUFFER)).unwrap_or(u64::MAX));
-                    to = from;
-                }
-                Err(error) => return Err(error.into()),
-            }
-            progress.set(from);
-        }
-        offset = end;
-    }
-    Ok(())
-}
-
-/// Copies `len` bytes at `offset` where the host's file system does not do it by itself.
-fn copy_plainly(original: &File, copy: &File, offset: u64, len: usize) -> Result<(), Failure> {
-    let mut bytes = vec![0; len];
-    let copied = original.read_exact_at(&mut bytes, offset).and_then(|()| copy.write_all_at(&bytes, offset));
-    copied.map_err(|error| Failure::System(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
-}
-
-fn keep_owner(copy: &File, metadata: &fs::Metadata) -> io::Result<()> {
-    let own = copy.metadata()?;
-    if (own.uid(), own.gid()) != (metadata.uid(), metadata.gid()) {
-        fchown(copy, Some(metadata.uid()), Some(metadata.gid()))?;
-    }
-    copy.set_permissions(Permissions::from_mode(metadata.mode() & 0o7777))
-}
-
-/// Bytes copied between two looks at the signals.
-const STEP: usize = 64 << 20;
-const BUFFER: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {

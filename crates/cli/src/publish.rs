@@ -1,10 +1,13 @@
 //! New files on the host: written beside, made durable, then renamed into place.
 
-use std::fs::{File, Permissions};
-use std::io::{self, Write};
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use imgcore::block::{self, BlockWrite, Resize};
+use imgcore::storage::Replacement;
+
+use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 
 /// What happens when a new file's name is taken.
@@ -29,29 +32,20 @@ impl From<bool> for Existing {
 ///
 /// [`ErrorKind::Refused`] when `target` exists and `existing` says so, otherwise the failure of the operating system. Nothing
 /// has changed then.
-pub fn publish(target: &Path, bytes: &[u8], mode: u32, existing: Existing) -> Result<(), CommandError> {
-    let cannot = |error| CommandError::io(format!("cannot write `{}`", target.display()), error);
+pub fn publish(context: &Context, target: &Path, bytes: &[u8], mode: u32, existing: Existing) -> Result<(), CommandError> {
     refuse_existing(target, existing)?;
-    let folder = folder_of(target);
-    let name = target.file_name().ok_or_else(|| cannot(io::ErrorKind::IsADirectory.into()))?;
-    let mut prefix = std::ffi::OsString::from(".");
-    prefix.push(name);
-    prefix.push(".");
     // Private until it is complete, whatever `mode` says.
-    let mut file = tempfile::Builder::new().prefix(&prefix).tempfile_in(&folder).map_err(cannot)?;
-    file.write_all(bytes).map_err(cannot)?;
-    file.as_file().set_permissions(Permissions::from_mode(mode)).map_err(cannot)?;
-    file.as_file().sync_all().map_err(cannot)?;
-    let persisted = match existing {
-        Existing::Refuse => file.persist_noclobber(target),
-        Existing::Replace => file.persist(target),
-    };
-    match persisted {
-        Ok(_) => {}
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => return Err(exists(target)),
-        Err(error) => return Err(cannot(error.error)),
+    let mut file = Replacement::create_private(target, context.entropy(None).next_u64())?;
+    file.resize(u64::try_from(bytes.len()).unwrap_or(u64::MAX))?;
+    file.write_all_at(bytes, 0)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    match existing {
+        Existing::Replace => Ok(file.publish()?),
+        Existing::Refuse => file.publish_new().map_err(|error| match error.kind() {
+            block::ErrorKind::AlreadyExists => exists(target),
+            _ => error.into(),
+        }),
     }
-    File::open(&folder).and_then(|folder| folder.sync_all()).map_err(cannot)
 }
 
 /// Returns an error when `target` exists and `existing` says that it stays: for a check before long work.
@@ -64,12 +58,6 @@ pub fn refuse_existing(target: &Path, existing: Existing) -> Result<(), CommandE
     if taken { Err(exists(target)) } else { Ok(()) }
 }
 
-/// Returns the folder that holds `target`.
-fn folder_of(target: &Path) -> PathBuf {
-    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-    parent.unwrap_or(Path::new(".")).to_owned()
-}
-
 fn exists(target: &Path) -> CommandError {
     CommandError::new(ErrorKind::Refused, format!("`{}` exists already", target.display())).hint("`--force` replaces it")
 }
@@ -78,9 +66,16 @@ fn exists(target: &Path) -> CommandError {
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::{Path, PathBuf};
 
-    use super::{Existing, publish};
-    use crate::error::ErrorKind;
+    use super::Existing;
+    use crate::context::Context;
+    use crate::error::{CommandError, ErrorKind};
+
+    fn publish(target: &Path, bytes: &[u8], mode: u32, existing: Existing) -> Result<(), CommandError> {
+        let context = Context::detached(PathBuf::from("/"), Box::new(std::io::sink()), Box::new(std::io::sink()));
+        super::publish(&context, target, bytes, mode, existing)
+    }
 
     #[test]
     fn a_new_file_is_whole_with_its_mode_and_leaves_nothing_beside_it() {

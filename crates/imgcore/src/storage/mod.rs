@@ -2,6 +2,7 @@
 //!
 //! This and `image` are the only layers that know host paths.
 
+mod duplicate;
 mod file;
 mod holes;
 mod lock;

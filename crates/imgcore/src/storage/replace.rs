@@ -1,10 +1,12 @@
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use super::duplicate::duplicate;
 use super::{Access, FileDisk};
 use crate::block::{BlockRead, BlockWrite, ByteRange, Error, ErrorKind, Extent, Hole, Resize};
 
@@ -28,6 +30,20 @@ impl Replacement {
     ///
     /// The failure of the operating system.
     pub fn create(target: &Path, unique: u64) -> Result<Self, Error> {
+        Self::with_mode(target, unique, 0o666)
+    }
+
+    /// As [`Replacement::create`], but for its owner alone to read and write until it is given other permissions.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the operating system.
+    pub fn create_private(target: &Path, unique: u64) -> Result<Self, Error> {
+        Self::with_mode(target, unique, 0o600)
+    }
+
+    fn with_mode(target: &Path, unique: u64, mode: u32) -> Result<Self, Error> {
+        let cannot = |error| Error::from_io(format!("cannot make `{}`", target.display()), error);
         let name = target
             .file_name()
             .ok_or_else(|| Error::new(ErrorKind::Refused, format!("`{}` does not name a file", target.display())))?;
@@ -38,13 +54,45 @@ impl Replacement {
             hidden.push(shown.chars().take(NAME_PART).collect::<String>());
             hidden.push(format!(".{:06x}", unique.wrapping_add(attempt) & 0xFF_FFFF));
             let temporary = target.with_file_name(hidden);
-            match FileDisk::create_new(&temporary) {
-                Ok(disk) => return Ok(Self { disk, temporary: Some(temporary), target: target.to_owned() }),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
+            match OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&temporary) {
+                Ok(file) => {
+                    let disk = FileDisk::over(file, &temporary, Access::ReadWrite, false)?;
+                    return Ok(Self { disk, temporary: Some(temporary), target: target.to_owned() });
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(cannot(error)),
             }
         }
         Err(Error::new(ErrorKind::AlreadyExists, format!("no free temporary name beside `{}`", target.display())))
+    }
+
+    /// Fills the new file with the bytes of the regular file `original`: by sharing its blocks where the host's file system can,
+    /// else holes as holes.
+    ///
+    /// `step` is told the bytes done after every piece, and stops the copy when it fails.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the operating system or of `step`; the file is then filled in part.
+    pub fn copy_from<E: From<Error>>(&mut self, original: &FileDisk, step: impl FnMut(u64) -> Result<(), E>) -> Result<(), E> {
+        duplicate(original, self.disk.file(), step)?;
+        self.resize(original.size())?;
+        Ok(())
+    }
+
+    /// Gives the file the owner of the file that it will replace.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::PermissionDenied`] when the user may not give files away; otherwise the failure of the operating system.
+    pub fn keep_owner(&self) -> Result<(), Error> {
+        let cannot = |error| Error::from_io(format!("cannot keep the owner of `{}`", self.target.display()), error);
+        let old = fs::metadata(&self.target).map_err(cannot)?;
+        let ours = self.disk.file().metadata().map_err(cannot)?;
+        if (old.uid(), old.gid()) != (ours.uid(), ours.gid()) {
+            fchown(self.disk.file(), Some(old.uid()), Some(old.gid())).map_err(cannot)?;
+        }
+        Ok(())
     }
 
     /// Gives the file the mode and, where that is allowed, the owner of the file that it will replace.
@@ -53,17 +101,13 @@ impl Replacement {
     ///
     /// The failure of the operating system.
     pub fn keep_attributes(&self) -> Result<(), Error> {
-        use std::os::unix::fs::{MetadataExt, fchown};
-        let cannot = |error| Error::from_io(format!("cannot set the mode of `{}`", self.disk.path().display()), error);
-        let old = fs::metadata(&self.target).map_err(cannot)?;
-        let ours = self.disk.file().metadata().map_err(cannot)?;
-        if (old.uid(), old.gid()) != (ours.uid(), ours.gid()) {
-            match fchown(self.disk.file(), Some(old.uid()), Some(old.gid())) {
-                Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(cannot(error)),
-                _ => {}
-            }
+        match self.keep_owner() {
+            Err(error) if error.kind() != ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
         }
-        self.disk.file().set_permissions(old.permissions()).map_err(cannot)
+        let cannot = |error| Error::from_io(format!("cannot keep the mode of `{}`", self.target.display()), error);
+        let old = fs::metadata(&self.target).map_err(cannot)?;
+        self.set_permissions(old.permissions())
     }
 
     /// Sets the permissions of the file.
@@ -110,6 +154,12 @@ impl Replacement {
         self.temporary = None;
         let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(cannot)
+    }
+
+    /// Returns where the file is until it is published.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.disk.path()
     }
 
     /// Opens the temporary file once more, for reading back what was written.
@@ -173,9 +223,11 @@ const NAME_PART: usize = 60;
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::Replacement;
-    use crate::block::{BlockWrite, ErrorKind, Resize};
+    use crate::block::{BlockRead, BlockWrite, Error, ErrorKind, Resize};
+    use crate::storage::{Access, FileDisk};
 
     fn written(target: &std::path::Path, byte: u8) -> Replacement {
         let mut new = Replacement::create(target, 42).unwrap();
@@ -198,5 +250,22 @@ mod tests {
         assert_eq!(second.publish_new().unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&target).unwrap(), [b'a'; 10]);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_private_file_is_private_until_it_is_given_the_mode_of_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk.raw");
+        fs::write(&target, b"old").unwrap();
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o644)).unwrap();
+        let mut new = Replacement::create_private(&target, 42).unwrap();
+        assert_eq!(fs::metadata(new.path()).unwrap().permissions().mode() & 0o7777, 0o600);
+        new.copy_from(&FileDisk::open(&target, Access::Read).unwrap(), |_| Ok::<(), Error>(())).unwrap();
+        assert_eq!(new.size(), 3);
+        new.write_all_at(b"new", 0).unwrap();
+        new.keep_attributes().unwrap();
+        new.publish().unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o7777, 0o644);
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let key = MinionKey::generate(&args.random.randomness(context, "minion"))?;
     context.interrupt().check()?;
     // The public half last: where it is, the private one is as well.
-    publish(&private, key.private_pem().as_bytes(), 0o600, existing)?;
-    publish(&public, key.public_pem().as_bytes(), 0o644, existing)?;
+    publish(context, &private, key.private_pem().as_bytes(), 0o600, existing)?;
+    publish(context, &public, key.public_pem().as_bytes(), 0o644, existing)?;
     print_line(context, key.finger()?)
 }

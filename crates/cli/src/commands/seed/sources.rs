@@ -33,7 +33,7 @@ impl OutArgs {
     pub(super) fn write(&self, context: &Context, tree: &Tree, label: &str) -> Result<(), CommandError> {
         let image = iso::create(tree, &VolumeLabel::new(label)?, context.unix_time())?;
         context.interrupt().check()?;
-        publish(&context.absolute(&self.out), &image, 0o644, Existing::from(self.force))
+        publish(context, &context.absolute(&self.out), &image, 0o644, Existing::from(self.force))
     }
 }
 

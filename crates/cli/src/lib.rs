@@ -29,6 +29,7 @@ pub mod domain;
 pub mod draft;
 pub mod error;
 pub mod exit;
+pub mod files;
 pub mod hypervisor;
 pub mod interrupt;
 pub mod machine;

@@ -12,9 +12,9 @@ use super::running::Running;
 use crate::context::Context;
 use crate::domain::probe_seed;
 use crate::error::{CommandError, ErrorKind};
+use crate::files::digest;
 use crate::machine::{Machine, MachineName, Root, RootArgs};
 use crate::output::ReportArgs;
-use crate::store::digest;
 
 /// The arguments of `vmimg verify`.
 #[derive(Debug, clap::Args)]

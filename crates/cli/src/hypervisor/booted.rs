@@ -1,5 +1,5 @@
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -10,6 +10,7 @@ use super::{Hypervisor, Libvirt, Qemu};
 use crate::context::Context;
 use crate::domain::Accelerator;
 use crate::error::{CommandError, ErrorKind};
+use crate::files::read_text;
 use crate::machine::MachineName;
 
 /// How a machine was started last, kept in its folder as `boot.json`.
@@ -72,8 +73,7 @@ impl Booted {
     /// [`ErrorKind::Corrupt`] when the record does not parse, and the failure of the operating system.
     pub fn load(folder: &Path) -> Result<Option<Self>, CommandError> {
         let path = folder.join(BOOT_FILE);
-        let mut text = String::new();
-        match File::open(&path).and_then(|file| file.take(1 << 20).read_to_string(&mut text)) {
+        let text = match read_text(&path, 1 << 20) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(|error| CommandError::io(format!("cannot read `{}`", path.display()), error))?,
         };

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::context::Context;
 use crate::domain::{Error, MachineType};
 use crate::error::CommandError;
+use crate::files::read_text;
 
 /// UEFI firmware without Secure Boot, as the host's distribution describes it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -121,8 +122,7 @@ impl Description {
 }
 
 fn read(path: &Path) -> Option<Description> {
-    let mut text = String::new();
-    File::open(path).ok()?.take(1 << 20).read_to_string(&mut text).ok()?;
+    let text = read_text(path, 1 << 20).ok()?;
     // A description of firmware that is not understood is of no use.
     serde_json::from_str(&text).ok()
 }

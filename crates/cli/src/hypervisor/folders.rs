@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
+use crate::files::hex;
 
 /// Returns the folder of a machine's sockets; [`make_private`] makes it.
 ///
@@ -18,8 +19,7 @@ pub(super) fn sockets(context: &Context, machine: &Path) -> PathBuf {
         _ => PathBuf::from(format!("/tmp/vmimg-{}", rustix::process::geteuid().as_raw())),
     };
     let digest = Sha256::digest(machine.as_os_str().as_encoded_bytes());
-    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    base.join(name)
+    base.join(hex(digest.iter().take(8)))
 }
 
 /// Makes sure that `folder` and the one that it is in are folders of this user that nobody else can enter.

@@ -4,8 +4,7 @@
 //! hosts exist where the machine is made and its guest then hangs. So a tiny guest has to boot from a disk, be woken by
 //! three timer interrupts, turn on paging, see a write through a second mapping, and say so, in the time of a blink.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Read;
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use super::folders;
 use crate::context::Context;
 use crate::domain::Accelerator;
 use crate::error::{CommandError, ErrorKind};
+use crate::files::{hex, read_text};
 use crate::tool::Tool;
 
 /// What executes guests on this host, and why not the better one.
@@ -73,13 +73,11 @@ fn key(context: &Context, program: &str) -> Result<Option<String>, CommandError>
     };
     let boot = fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digest = Sha256::new().chain_update(boot).chain_update(version).chain_update(BOOT_SECTOR).finalize();
-    Ok(Some(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()))
+    Ok(Some(hex(digest.iter().take(8))))
 }
 
 fn recall(path: &Path) -> Option<bool> {
-    let mut text = String::new();
-    File::open(path).ok()?.take(16).read_to_string(&mut text).ok()?;
-    match text.as_str() {
+    match read_text(path, 16).ok()?.as_str() {
         "works\n" => Some(true),
         "fails\n" => Some(false),
         _ => None,

@@ -1,11 +1,12 @@
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::name::STORE_FOLDER;
 use super::{Machine, MachineName, RECORD_FILE};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
+use crate::files::read_text;
 
 /// The folder of all machines and of the image store.
 #[derive(Clone, Debug)]
@@ -87,7 +88,7 @@ impl Root {
     /// another machine.
     pub fn load(&self, name: &MachineName) -> Result<Machine, CommandError> {
         let path = self.folder(name).join(RECORD_FILE);
-        let text = match read_bounded(&path) {
+        let text = match read_text(&path, RECORD_LIMIT) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.missing(name)),
             Err(error) => return Err(CommandError::io(format!("cannot read `{}`", path.display()), error)),
@@ -139,9 +140,5 @@ impl Root {
     }
 }
 
-/// Reads a text file of at most 4 MiB.
-fn read_bounded(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(4 << 20).read_to_string(&mut text)?;
-    Ok(text)
-}
+/// The most bytes of a record that are read.
+const RECORD_LIMIT: u64 = 4 << 20;

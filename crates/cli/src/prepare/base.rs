@@ -1,18 +1,15 @@
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
 use std::sync::Arc;
 
 use imgcore::block::{BlockRead, ByteRange};
 use imgcore::image::{self, Disk, Format, OpenOptions, OpenPolicy};
 use imgcore::partition::Table;
 use seed::guest::{Guest, Tree};
-use sha2::{Digest, Sha256};
 
 use super::Settings;
 use crate::context::Context;
 use crate::domain::DiskFormat;
 use crate::error::{CommandError, ErrorKind};
+use crate::files::digest;
 use crate::machine::{FileIdentity, Root};
 use crate::store::{self, BaseImage};
 use crate::volumes::volumes;
@@ -41,7 +38,7 @@ impl Base {
         })?;
         let mut image = store::resolve(context, root, reference, settings.format)?;
         if let Some(wanted) = &settings.sha256 {
-            check_digest(&mut image, wanted)?;
+            check_digest(context, &mut image, wanted)?;
         }
         let format = match image.format {
             DiskFormat::Qcow2 => Format::Qcow2,
@@ -76,10 +73,10 @@ impl Base {
 }
 
 /// Compares the digest of an image with the declared one; reads the file unless the store knows its digest.
-fn check_digest(image: &mut BaseImage, wanted: &str) -> Result<(), CommandError> {
+fn check_digest(context: &Context, image: &mut BaseImage, wanted: &str) -> Result<(), CommandError> {
     let found = match &image.sha256 {
         Some(known) => known.clone(),
-        None => digest(&image.path)?,
+        None => digest(context, &image.path)?,
     };
     if !found.eq_ignore_ascii_case(wanted) {
         let message = format!("`{}` has the SHA-256 {found}, not {wanted}", image.path.display());
@@ -87,24 +84,4 @@ fn check_digest(image: &mut BaseImage, wanted: &str) -> Result<(), CommandError>
     }
     image.sha256 = Some(found);
     Ok(())
-}
-
-/// Returns the SHA-256 of a file in hexadecimal.
-pub(super) fn digest(path: &Path) -> Result<String, CommandError> {
-    let cannot = |error| CommandError::io(format!("cannot read `{}`", path.display()), error);
-    let mut file = File::open(path).map_err(cannot)?;
-    let mut hash = Sha256::new();
-    let mut buf = vec![0; 1 << 20];
-    loop {
-        let len = file.read(&mut buf).map_err(cannot)?;
-        if len == 0 {
-            return Ok(hex(&hash.finalize()));
-        }
-        hash.update(buf.get(..len).unwrap_or_default());
-    }
-}
-
-/// Returns bytes in hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

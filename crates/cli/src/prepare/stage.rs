@@ -20,8 +20,8 @@ use sha2::{Digest, Sha256};
 use super::{Base, Plan};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
+use crate::files::hex;
 use crate::machine::{BaseRecord, DiskRecord, GuestRecord, Machine, SeedRecord, Staging, State};
-use crate::store::hex;
 
 /// A machine's disk before it is written: the base with every change in memory.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use super::{ImageName, RECORD_FILE, StoredImage};
 use crate::context::Context;
 use crate::domain::{DiskFormat, probe_format};
 use crate::error::{CommandError, ErrorKind};
+use crate::files::hex;
 use crate::machine::Root;
 use crate::progress::Progress;
 
@@ -186,11 +187,6 @@ fn taken(target: &Path) -> CommandError {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     CommandError::new(ErrorKind::Refused, format!("the store has an image `{name}` already"))
         .hint(format!("`--name` gives it another name; `vmimg store remove {name}` removes the old one"))
-}
-
-/// Returns `bytes` in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 const PREFIX: &str = ".add.";

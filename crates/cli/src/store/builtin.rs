@@ -2,11 +2,12 @@ use sha2::{Digest, Sha256};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use super::add::{Entry, hex};
+use super::add::Entry;
 use super::{StoredImage, shelf};
 use crate::context::Context;
 use crate::domain::DiskFormat;
 use crate::error::{CommandError, ErrorKind};
+use crate::files::hex;
 use crate::machine::Root;
 
 /// Returns the image that is part of the program, which is put into the store of `root` when it is first asked for.

@@ -23,13 +23,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::add::hex;
 pub use self::add::{Addition, add};
 pub use self::catalog::{CatalogImage, catalog};
 pub use self::name::{ImageName, NameError};
 pub use self::resolve::{BaseImage, Origin, resolve};
 pub use self::shelf::{list, load, remove};
-pub(crate) use self::verify::digest;
 pub use self::verify::verify;
 use crate::domain::DiskFormat;
 

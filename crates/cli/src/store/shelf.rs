@@ -1,9 +1,10 @@
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use super::{ImageName, RECORD_FILE, StoredImage};
 use crate::error::{CommandError, ErrorKind};
+use crate::files::read_text;
 use crate::machine::Root;
 
 /// Reads the record of the image `name` in the store of `root`.
@@ -13,8 +14,7 @@ use crate::machine::Root;
 /// [`ErrorKind::NotFound`] when there is no such image, [`ErrorKind::Corrupt`] when its record does not parse or is another's.
 pub fn load(root: &Root, name: &ImageName) -> Result<StoredImage, CommandError> {
     let path = root.store().join(name.as_str()).join(RECORD_FILE);
-    let mut text = String::new();
-    match File::open(&path).and_then(|file| file.take(RECORD_LIMIT).read_to_string(&mut text)) {
+    let text = match read_text(&path, RECORD_LIMIT) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(CommandError::new(ErrorKind::NotFound, format!("there is no image `{name}` in the store")));
         }

@@ -1,8 +1,8 @@
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
+use crate::files::digest;
 use crate::machine::{FileIdentity, Machine};
 use crate::output::warn;
-use crate::store::digest;
 
 /// Checks that the base image of `machine` is still what the disk was made on; with `whole`, by its digest.
 ///

@@ -57,6 +57,16 @@ impl Staging {
         &self.target
     }
 
+    /// Makes every file that is in the folder now durable.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the operating system.
+    pub fn sync(&self) -> Result<(), CommandError> {
+        let cannot = |error| CommandError::io(format!("cannot make `{}` durable", self.path().display()), error);
+        sync_folder(self.path()).map_err(cannot)
+    }
+
     /// Makes the machine exist: syncs every file and the folder, renames it into place and syncs the root.
     ///
     /// # Errors

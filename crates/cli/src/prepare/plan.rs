@@ -44,6 +44,15 @@ pub struct Plan {
     pub master_keys: Option<PathBuf>,
 }
 
+/// What a seed is made from.
+struct Making<'a> {
+    settings: &'a Settings,
+    seed: &'a Seed,
+    identity: &'a Identity,
+    randomness: &'a Randomness,
+    context: &'a Context,
+}
+
 /// A seed for cloud-init on a disk of its own.
 #[derive(Debug)]
 pub struct SeedDisk {
@@ -79,7 +88,8 @@ impl Plan {
         let planned = seed::plan::plan(&base.guest, &base.tree, &seed, &material)?;
         let network = network(&nics, &identity)?;
         let folder = root.folder(name);
-        let seed_disk = seed_disk(settings, &seed, &hostname, base, &identity, network, &randomness, context)?;
+        let making = Making { settings, seed: &seed, identity: &identity, randomness: &randomness, context };
+        let seed_disk = making.seed_disk(base.guest.cloud_init, network)?;
         let domain = machine(settings, &nics, name, &folder, &identity, seed_disk.as_ref(), &randomness);
         let size = size(settings, base)?;
         let login =
@@ -152,58 +162,63 @@ fn network(nics: &[Nic], identity: &Identity) -> Result<ResolvedNetwork, Command
     Ok(network.resolve(&identity.macs)?)
 }
 
-#[expect(clippy::too_many_arguments, reason = "a seed says everything about a machine")]
-fn seed_disk(
-    settings: &Settings,
-    seed: &Seed,
-    hostname: &str,
-    base: &Base,
-    identity: &Identity,
-    network: ResolvedNetwork,
-    randomness: &Randomness,
-    context: &Context,
-) -> Result<Option<SeedDisk>, CommandError> {
-    let kind = match settings.datasource {
-        Datasource::Auto if base.guest.cloud_init => Datasource::ConfigDrive,
-        Datasource::Auto => Datasource::None,
-        kind => kind,
-    };
-    if kind == Datasource::None {
-        let configured = settings.networks.iter().flatten().any(|nic| nic.config.is_some());
-        if settings.user_data.is_none() && settings.vendor_data.is_none() && !configured {
+impl Making<'_> {
+    /// Returns the seed for cloud-init, if there is to be one.
+    fn seed_disk(&self, has_cloud_init: bool, network: ResolvedNetwork) -> Result<Option<SeedDisk>, CommandError> {
+        let kind = match self.settings.datasource {
+            Datasource::Auto if has_cloud_init => Datasource::ConfigDrive,
+            Datasource::Auto => Datasource::None,
+            kind => kind,
+        };
+        match kind {
+            Datasource::ConfigDrive => self.config_drive(network).map(Some),
+            Datasource::Nocloud => self.nocloud(network).map(Some),
+            Datasource::Auto | Datasource::None => self.without_seed(),
+        }
+    }
+
+    /// Refuses what only a seed could carry to the guest.
+    fn without_seed(&self) -> Result<Option<SeedDisk>, CommandError> {
+        let configured = self.settings.networks.iter().flatten().any(|nic| nic.config.is_some());
+        if self.settings.user_data.is_none() && self.settings.vendor_data.is_none() && !configured {
             return Ok(None);
         }
-        return Err(CommandError::new(ErrorKind::Usage, "user data and network settings need a seed to carry them")
-            .hint("add `--config-drive` or `--nocloud`"));
+        Err(CommandError::new(ErrorKind::Usage, "user data and network settings need a seed to carry them")
+            .hint("add `--config-drive` or `--nocloud`"))
     }
-    let read = |path: &Option<PathBuf>| path.as_ref().map(|path| read_host_file(&context.absolute(path))).transpose();
-    let user_data = read(&settings.user_data)?.map(UserData::raw);
-    let vendor_data = read(&settings.vendor_data)?;
-    let keys = public_keys(seed)?;
-    let full_name = seed.full_name().unwrap_or_else(|| hostname.to_owned());
-    let (label, tree) = if kind == Datasource::ConfigDrive {
-        let mut drive = ConfigDrive::new(identity.uuid, full_name);
-        drive.meta = settings.meta.clone();
-        drive.public_keys = keys.into_iter().enumerate().map(|(n, key)| (format!("key{n}"), key)).collect();
-        drive.random_seed = Some(Box::new(randomness.bytes("config drive random seed")));
-        drive.user_data = user_data;
-        if let Some(bytes) = vendor_data {
+
+    fn config_drive(&self, network: ResolvedNetwork) -> Result<SeedDisk, CommandError> {
+        let mut drive = ConfigDrive::new(self.identity.uuid, self.full_name());
+        drive.meta = self.settings.meta.clone();
+        drive.public_keys = public_keys(self.seed)?.into_iter().enumerate().map(|(n, key)| (format!("key{n}"), key)).collect();
+        drive.random_seed = Some(Box::new(self.randomness.bytes("config drive random seed")));
+        drive.user_data = self.read(self.settings.user_data.as_deref())?.map(UserData::raw);
+        if let Some(bytes) = self.read(self.settings.vendor_data.as_deref())? {
             drive.vendor_data = serde_json::from_slice(&bytes).map_err(|error| {
                 CommandError::new(ErrorKind::Usage, "the vendor data of a config drive is a JSON object").with_source(error)
             })?;
         }
         drive.network = Some(network);
-        (CONFIG_DRIVE_LABEL, drive.tree()?)
-    } else {
-        let mut nocloud = NoCloud::new(identity.instance_id());
-        nocloud.local_hostname = Some(full_name);
-        nocloud.public_keys = keys;
-        nocloud.user_data = user_data;
-        nocloud.vendor_data = vendor_data.map(UserData::raw);
+        Ok(SeedDisk { label: CONFIG_DRIVE_LABEL, tree: drive.tree()? })
+    }
+
+    fn nocloud(&self, network: ResolvedNetwork) -> Result<SeedDisk, CommandError> {
+        let mut nocloud = NoCloud::new(self.identity.instance_id());
+        nocloud.local_hostname = Some(self.full_name());
+        nocloud.public_keys = public_keys(self.seed)?;
+        nocloud.user_data = self.read(self.settings.user_data.as_deref())?.map(UserData::raw);
+        nocloud.vendor_data = self.read(self.settings.vendor_data.as_deref())?.map(UserData::raw);
         nocloud.network = Some(network);
-        (NOCLOUD_LABEL, nocloud.tree()?)
-    };
-    Ok(Some(SeedDisk { label, tree }))
+        Ok(SeedDisk { label: NOCLOUD_LABEL, tree: nocloud.tree()? })
+    }
+
+    fn full_name(&self) -> String {
+        self.seed.full_name().or_else(|| self.seed.hostname.clone()).unwrap_or_default()
+    }
+
+    fn read(&self, path: Option<&Path>) -> Result<Option<Vec<u8>>, CommandError> {
+        path.map(|path| read_host_file(&self.context.absolute(path))).transpose()
+    }
 }
 
 /// Returns every key that may log in, once.

@@ -1,5 +1,7 @@
 //! Everything that was written, read back from the files.
 
+use std::thread::{self, ScopedJoinHandle};
+
 use imgcore::block::{BlockRead, ByteRange, Change, Slice, extents};
 use imgcore::fs::ext4;
 use imgcore::image::{self, Disk, Format, OpenOptions, OpenPolicy};
@@ -12,7 +14,7 @@ use super::stage::{DISK_FILE, SEED_FILE, StagedDisk};
 use crate::error::{CommandError, ErrorKind};
 use crate::machine::{Machine, Staging};
 
-/// Reads the machine's files back and compares them with what was staged.
+/// Reads the machine's files back and compares them with what was staged, while they are being synced.
 pub(super) fn files(plan: &Plan, staged: &StagedDisk, machine: &Machine, staging: &Staging) -> Result<(), CommandError> {
     // The overlay names the base that it was made on, by the path that was resolved for it.
     let options = OpenOptions { format: Some(Format::Qcow2), policy: OpenPolicy::PlainPaths, ..OpenOptions::default() };
@@ -21,16 +23,30 @@ pub(super) fn files(plan: &Plan, staged: &StagedDisk, machine: &Machine, staging
     if disk.size() != plan.size {
         return Err(differs(format!("the disk has {} bytes, not {}", disk.size(), plan.size)));
     }
-    changes(&disk, staged)?;
-    let _sound: Option<Table> = Table::read(&disk)?;
+    thread::scope(|scope| {
+        let synced = scope.spawn(|| staging.sync());
+        let bytes = scope.spawn(|| changes(&disk, staged));
+        meaning(plan, &disk, staged, staging)?;
+        joined(bytes)?;
+        joined(synced)
+    })
+}
+
+/// Reads the partition table, the file systems with every planned path, and the seed.
+fn meaning(plan: &Plan, disk: &Disk, staged: &StagedDisk, staging: &Staging) -> Result<(), CommandError> {
+    let _sound: Option<Table> = Table::read(disk)?;
     for (range, edits) in &staged.edited {
-        ext4::verify(&Slice::open(&disk, *range)?, edits)?;
+        ext4::verify(&Slice::open(disk, *range)?, edits)?;
     }
     if let Some(seed) = &plan.seed {
         let file = FileDisk::open(&staging.path().join(SEED_FILE), Access::Read)?;
         iso::verify(&file, &VolumeLabel::new(seed.label)?, &seed.tree)?;
     }
     Ok(())
+}
+
+fn joined(thread: ScopedJoinHandle<'_, Result<(), CommandError>>) -> Result<(), CommandError> {
+    thread.join().unwrap_or_else(|_| Err(CommandError::new(ErrorKind::Unexpected, "the verification was cut short")))
 }
 
 fn same_base(disk: &Disk, machine: &Machine) -> Result<(), CommandError> {

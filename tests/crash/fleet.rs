@@ -31,7 +31,7 @@ fn a_hundred_machines_from_one_file_are_all_sound_and_all_different() {
         values.dedup();
         assert_eq!(values.len(), 100, "{pointer}");
     }
-    for number in [0, 57, 99] {
+    for number in 0..100 {
         assert_sound(&host.path(format!("machines/m{number}/disk.qcow2")), &host.path(""));
     }
 }
@@ -46,7 +46,9 @@ fn one_machine_that_cannot_be_made_does_not_keep_the_others_from_it() {
     assert!(stderr.contains("cannot prepare `bad`"), "{stderr}");
     let listed = host.vmimg().args(["list", "--json"]).run();
     assert!(listed.contains("\"good\"") && listed.contains("\"also-good\"") && !listed.contains("\"bad\""), "{listed}");
-    host.vmimg().args(["verify", "good", "also-good"]).run();
+    for name in ["good", "also-good"] {
+        assert_sound(&host.path(format!("machines/{name}/disk.qcow2")), &host.path(""));
+    }
 }
 
 #[test]
@@ -60,6 +62,7 @@ fn the_same_inputs_and_seed_value_give_the_same_bytes() {
         let made: Vec<_> = ["disk.qcow2", "seed.iso", "domain.xml", "machine.json"]
             .map(|name| fs::read(host.path("machines/m1").join(name)).unwrap())
             .into();
+        assert_sound(&host.path("machines/m1/disk.qcow2"), &host.path(""));
         host.vmimg().args(["remove", "m1"]).run();
         made
     };

@@ -189,7 +189,7 @@ mod tests {
     use super::Context;
 
     fn context() -> Context {
-        Context::detached(PathBuf::from("/work"), Box::new(std::io::sink()), Box::new(std::io::sink()))
+        Context::detached(PathBuf::from("/home/ada"), Box::new(std::io::sink()), Box::new(std::io::sink()))
     }
 
     #[test]
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn paths_are_taken_from_the_working_folder() {
-        assert_eq!(context().absolute(Path::new("a/b")), Path::new("/work/a/b"));
+        assert_eq!(context().absolute(Path::new("a/b")), Path::new("/home/ada/a/b"));
         assert_eq!(context().absolute(Path::new("/a")), Path::new("/a"));
     }
 }

@@ -65,6 +65,9 @@ pub enum Unsupported {
     /// Writing to an image in this state.
     #[error("writing to an image {0}")]
     Writing(&'static str),
+    /// More references to a cluster than a refcount of so many bits can count.
+    #[error("more references to a cluster than refcounts of {0} bits can count")]
+    References(u32),
     /// Changing the size in this way.
     #[error("{0}")]
     Resize(&'static str),

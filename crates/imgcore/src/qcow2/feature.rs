@@ -21,6 +21,9 @@ pub(super) const BITMAPS: u64 = 1;
 /// The data file is a raw image by itself (autoclear).
 pub(super) const RAW_DATA_FILE: u64 = 1 << 1;
 
+/// Every autoclear bit that is known here.
+pub(super) const AUTOCLEAR: u64 = BITMAPS | RAW_DATA_FILE;
+
 /// Returns the feature name table: type, bit and 46 bytes of name for each.
 pub(super) fn names() -> Extension {
     let mut data = Vec::with_capacity(NAMES.len().saturating_mul(ENTRY));

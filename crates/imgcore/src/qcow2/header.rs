@@ -154,6 +154,11 @@ impl Header {
     ///
     /// [`Error::InvalidOptions`] when it does not fit the first cluster.
     pub(super) fn encode(&self) -> Result<Vec<u8>, Error> {
+        self.encode_with_name_at(0)
+    }
+
+    /// As [`Header::encode`], with the backing file's name at byte `name_at` or, where the extensions reach further, behind them.
+    pub(super) fn encode_with_name_at(&self, name_at: usize) -> Result<Vec<u8>, Error> {
         let v3 = self.version == Version::V3;
         let mut bytes = vec![0; if v3 { size_of::<RawHeader>() } else { V2_LENGTH }];
         if v3 {
@@ -166,6 +171,9 @@ impl Header {
             extension.encode(&mut bytes);
         }
         Extension::encode_end(&mut bytes);
+        if self.backing_name.is_some() {
+            bytes.resize(bytes.len().max(name_at), 0);
+        }
         let backing = self.backing_name.as_deref().map(|name| (bytes.len(), name));
         bytes.extend_from_slice(self.backing_name.as_deref().unwrap_or_default());
         if to_u64(bytes.len()) > self.geometry.cluster_size() {

@@ -34,6 +34,8 @@ pub struct Image<S> {
     pub(super) inflated: Mutex<Cache<Arc<Vec<u8>>>>,
     /// What writing has changed and not stored yet.
     pub(super) writing: Option<Box<Writing>>,
+    /// Whether storing has failed, so that memory and storage may differ.
+    pub(super) failed: bool,
 }
 
 /// What an image says about its backing file. Following it is the caller's decision.
@@ -77,6 +79,7 @@ impl<S: BlockRead> Image<S> {
             inflated: Mutex::new(Cache::new(INFLATED_CACHE, cluster_len)),
             header,
             writing: None,
+            failed: false,
         })
     }
 
@@ -113,6 +116,13 @@ impl<S: BlockRead> Image<S> {
 
     pub(super) fn geometry(&self) -> Geometry {
         self.header.geometry
+    }
+
+    /// Forgets what was read of tables and clusters.
+    pub(super) fn forget(&mut self) {
+        let cluster_len = self.geometry().cluster_len();
+        self.tables = Mutex::new(Cache::new(TABLE_CACHE, cluster_len));
+        self.inflated = Mutex::new(Cache::new(INFLATED_CACHE, cluster_len));
     }
 
     /// Returns the storage below.

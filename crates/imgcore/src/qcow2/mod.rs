@@ -13,6 +13,7 @@
 //!
 //! QEMU's docs/interop/qcow2.rst.
 
+mod backing;
 mod bitmap;
 mod cache;
 mod compression;
@@ -32,6 +33,7 @@ mod options;
 mod raw;
 mod read;
 mod refcount_block;
+mod shadow;
 mod snapshot;
 mod table;
 mod write;
@@ -50,6 +52,8 @@ pub use read::Layer;
 pub use snapshot::Snapshot;
 pub use write::{Effort, write_image, write_image_with};
 
+#[cfg(test)]
+mod cut;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

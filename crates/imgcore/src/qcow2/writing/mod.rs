@@ -14,6 +14,7 @@
 mod guest;
 mod refcounts;
 mod resize;
+mod shrink;
 mod store;
 mod zeroes;
 
@@ -37,8 +38,6 @@ pub(super) struct Writing {
     header_changed: bool,
     /// Clusters, by index, that lose a reference once nothing stored refers to them.
     freed: Vec<u64>,
-    /// Whether storing has failed, so that memory and storage may differ.
-    failed: bool,
 }
 
 #[derive(Debug)]
@@ -56,7 +55,6 @@ impl Writing {
             l1_moved: false,
             header_changed: false,
             freed: Vec::new(),
-            failed: false,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Growing the disk.
 
+use std::cmp::Ordering;
+
 use crate::block::{self, ByteRange, Hole, Resize};
 use crate::qcow2::error::{Error, Unsupported};
 use crate::qcow2::header::{MAX_L1, Version};
@@ -9,7 +11,7 @@ use crate::qcow2::offset::to_usize;
 impl<S: Resize> Image<S> {
     fn grow(&mut self, size: u64) -> Result<(), Error> {
         let old = self.header.size;
-        self.check_growth(size)?;
+        self.check_size(size)?;
         self.begin()?;
         // Bitmaps have the size of the disk.
         self.mark_bitmaps(true)?;
@@ -18,17 +20,12 @@ impl<S: Resize> Image<S> {
         self.grow_l1(size)?;
         self.header.size = size;
         self.writing()?.header_changed = true;
-        self.clear_new_space(old, size).and_then(|()| self.store()).inspect_err(|_| {
-            if let Some(writing) = &mut self.writing {
-                writing.failed = true;
-            }
-        })
+        let stored = self.clear_new_space(old, size).and_then(|()| self.store());
+        self.failed = stored.is_err();
+        stored
     }
 
-    fn check_growth(&self, size: u64) -> Result<(), Error> {
-        if size < self.header.size {
-            return Err(Unsupported::Resize("making an image smaller").into());
-        }
+    pub(super) fn check_size(&self, size: u64) -> Result<(), Error> {
         if !size.is_multiple_of(512) {
             return Err(Error::InvalidOptions("The new size must be a multiple of 512".to_owned()));
         }
@@ -70,6 +67,10 @@ impl<S: Resize> Image<S> {
 
 impl<S: Resize> Resize for Image<S> {
     fn resize(&mut self, size: u64) -> Result<(), block::Error> {
-        if size == self.header.size { Ok(()) } else { Ok(self.grow(size)?) }
+        match size.cmp(&self.header.size) {
+            Ordering::Less => Ok(self.shrink(size)?),
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => Ok(self.grow(size)?),
+        }
     }
 }

@@ -35,17 +35,15 @@ impl<S: BlockRead> Image<S> {
 impl<S: Resize> Image<S> {
     /// Gets ready for the first change: autoclear bits are cleared and bitmaps that would miss the change are marked.
     pub(super) fn begin(&mut self) -> Result<(), Error> {
-        match &self.writing {
-            Some(writing) if writing.failed => {
-                return Err(block::Error::new(ErrorKind::Io, "an earlier write to the image has failed").into());
-            }
-            Some(_) => return Ok(()),
-            None => self.check_writable()?,
+        self.refuse_after_failure()?;
+        if self.writing.is_some() {
+            return Ok(());
         }
+        self.check_writable()?;
         let refcounts = Refcounts::open(&self.storage, &self.header)?;
         // Spec: "An implementation may only write to an image with unknown auto-clear features if it clears the respective
         // bits from this field first."
-        let autoclear = self.header.autoclear & feature::BITMAPS;
+        let autoclear = self.header.autoclear & feature::AUTOCLEAR;
         if autoclear != self.header.autoclear && self.header.version == Version::V3 {
             self.storage.write_all_at(&autoclear.to_be_bytes(), AUTOCLEAR)?;
             self.header.autoclear = autoclear;
@@ -115,7 +113,7 @@ impl<S: Resize> Image<S> {
     }
 
     /// Makes the storage reach up to `end`.
-    pub(super) fn reach(&mut self, end: u64) -> Result<(), Error> {
+    pub(in crate::qcow2) fn reach(&mut self, end: u64) -> Result<(), Error> {
         if end > self.storage.size() { Ok(self.storage.resize(end)?) } else { Ok(()) }
     }
 
@@ -126,15 +124,18 @@ impl<S: Resize> Image<S> {
     }
 
     /// Stores the changed tables. All that was written is durable then.
-    pub(super) fn store(&mut self) -> Result<(), Error> {
-        if self.writing.as_ref().is_some_and(|writing| writing.failed) {
+    pub(in crate::qcow2) fn store(&mut self) -> Result<(), Error> {
+        self.refuse_after_failure()?;
+        let result = self.store_in_order();
+        self.failed = result.is_err();
+        result
+    }
+
+    fn refuse_after_failure(&self) -> Result<(), Error> {
+        if self.failed {
             return Err(block::Error::new(ErrorKind::Io, "an earlier write to the image has failed").into());
         }
-        let result = self.store_in_order();
-        if let (Err(_), Some(writing)) = (&result, &mut self.writing) {
-            writing.failed = true;
-        }
-        result
+        Ok(())
     }
 
     fn store_in_order(&mut self) -> Result<(), Error> {

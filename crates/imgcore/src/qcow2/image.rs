@@ -30,6 +30,8 @@ pub struct Image<S> {
     pub(super) l1: Vec<u64>,
     /// L2 tables by their offset.
     pub(super) tables: Mutex<Cache<Arc<Vec<u64>>>>,
+    /// The offsets of L2 tables without an entry.
+    pub(super) empty_tables: Mutex<Cache<()>>,
     /// Inflated clusters by the offset of their compressed form.
     pub(super) inflated: Mutex<Cache<Arc<Vec<u8>>>>,
     /// What writing has changed and not stored yet.
@@ -76,6 +78,7 @@ impl<S: BlockRead> Image<S> {
             backing: None,
             l1,
             tables: Mutex::new(Cache::new(TABLE_CACHE, cluster_len)),
+            empty_tables: Mutex::new(Cache::new(TABLE_CACHE, size_of::<u64>())),
             inflated: Mutex::new(Cache::new(INFLATED_CACHE, cluster_len)),
             header,
             writing: None,
@@ -122,6 +125,7 @@ impl<S: BlockRead> Image<S> {
     pub(super) fn forget(&mut self) {
         let cluster_len = self.geometry().cluster_len();
         self.tables = Mutex::new(Cache::new(TABLE_CACHE, cluster_len));
+        self.empty_tables = Mutex::new(Cache::new(TABLE_CACHE, size_of::<u64>()));
         self.inflated = Mutex::new(Cache::new(INFLATED_CACHE, cluster_len));
     }
 
@@ -217,6 +221,38 @@ impl<S: BlockRead> Image<S> {
         let table = Arc::new(read_words(&self.storage, "L2 table", offset, self.geometry().words(1))?);
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).insert(offset.0, Arc::clone(&table));
         Ok(Some(table))
+    }
+
+    /// As [`Image::l2_table`], but `None` also for a table without an entry, so that nobody looks for one twice.
+    pub(super) fn mapped_table(&self, index: u64) -> Result<Option<Arc<Vec<u64>>>, Error> {
+        if let Some(table) = self.writing.as_ref().and_then(|writing| writing.table(index)) {
+            return Ok(Some(table));
+        }
+        let word = self.l1.get(to_usize(index)).copied().unwrap_or(0);
+        let at = word_offset(self.header.l1_offset, index);
+        let Some((offset, _)) = decode_l1(word, self.geometry(), at)? else { return Ok(None) };
+        if let Some(table) = self.tables.lock().unwrap_or_else(PoisonError::into_inner).get(offset.0) {
+            return Ok(Some(table));
+        }
+        if self.empty_tables.lock().unwrap_or_else(PoisonError::into_inner).get(offset.0).is_some() {
+            return Ok(None);
+        }
+        let table = if self.lies_in_hole(offset)? { None } else { self.l2_table(index)? };
+        if table.as_ref().is_none_or(|words| words.iter().all(|word| *word == 0)) {
+            self.empty_tables.lock().unwrap_or_else(PoisonError::into_inner).insert(offset.0, ());
+            return Ok(None);
+        }
+        Ok(table)
+    }
+
+    /// Returns whether the cluster at `offset` has never been written.
+    fn lies_in_hole(&self, offset: HostOffset) -> Result<bool, Error> {
+        if offset.0 >= self.storage.size() {
+            return Ok(false);
+        }
+        let extent = self.storage.extent_at(offset.0)?;
+        let end = offset.plus(self.geometry().cluster_size()).0.min(self.storage.size());
+        Ok(extent.reads_as_zeros() && extent.range.end() >= end)
     }
 
     /// Returns the cluster whose compressed form is the `len` bytes at `start`.

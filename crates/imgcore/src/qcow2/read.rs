@@ -57,7 +57,7 @@ impl<S: BlockRead> Image<S> {
     /// Returns the run at `guest`, which lies inside the disk, of at most `limit` bytes; it ends with its L2 table.
     pub(super) fn run_at(&self, guest: GuestOffset, limit: u64, join: Join) -> Result<Run, Error> {
         let geometry = self.geometry();
-        let Some(table) = self.l2_table(geometry.l1_index(guest))? else {
+        let Some(table) = self.mapped_table(geometry.l1_index(guest))? else {
             return Ok(Run { len: self.missing_tables(guest, limit), kind: RunKind::Unallocated });
         };
         let mut at = guest;

@@ -1,6 +1,6 @@
 //! Writing guest data: in place where the cluster is the image's own, elsewhere where it is shared or not there.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::StagedTable;
 use crate::block::{self, BlockWrite, ByteRange, Hole, Resize};
@@ -163,7 +163,8 @@ impl<S: Resize> Image<S> {
             }
         };
         // The cached copy is out of date from now on.
-        self.tables.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).remove(host.0);
+        self.tables.get_mut().unwrap_or_else(PoisonError::into_inner).remove(host.0);
+        self.empty_tables.get_mut().unwrap_or_else(PoisonError::into_inner).remove(host.0);
         self.writing()?.tables.insert(index, StagedTable { host, words: Arc::clone(&words) });
         Ok(words)
     }

@@ -1,5 +1,6 @@
 //! Do other programs agree: what they wrote is read, what vmimg wrote they judge.
 
+mod bitmaps;
 mod domain;
 mod ext4;
 mod ext4_grow;

@@ -70,6 +70,22 @@ impl From<image::Error> for CommandError {
     }
 }
 
+impl From<qcow2::BitmapError> for CommandError {
+    fn from(error: qcow2::BitmapError) -> Self {
+        let (kind, hint) = match &error {
+            qcow2::BitmapError::NotFound(_) => (ErrorKind::NotFound, Some("`vmimg image info` lists the bitmaps")),
+            qcow2::BitmapError::Exists(_) | qcow2::BitmapError::Size { .. } => (ErrorKind::Refused, None),
+            qcow2::BitmapError::Inconsistent(_) => {
+                (ErrorKind::Refused, Some("`vmimg image bitmap --remove` removes it: who wrote to the image did not save it"))
+            }
+            qcow2::BitmapError::TooLarge(_) => (ErrorKind::Refused, Some("a larger granularity needs fewer bits")),
+            qcow2::BitmapError::Granularity(_) | qcow2::BitmapError::Name => (ErrorKind::Usage, None),
+            _ => (ErrorKind::Unsupported, None),
+        };
+        Self::from_source(kind, hint, error)
+    }
+}
+
 impl From<qcow2::Error> for CommandError {
     fn from(error: qcow2::Error) -> Self {
         let (kind, hint) = match error {
@@ -77,6 +93,7 @@ impl From<qcow2::Error> for CommandError {
             qcow2::Error::NotQcow2 => (ErrorKind::Corrupt, Some("`-f raw` opens what is not qcow2")),
             qcow2::Error::Corrupt(_) => (ErrorKind::Corrupt, None),
             qcow2::Error::Unsupported(_) => (ErrorKind::Unsupported, None),
+            qcow2::Error::Bitmap(why) => return why.into(),
             qcow2::Error::InvalidOptions(_) => (ErrorKind::Usage, None),
             _ => (ErrorKind::Unexpected, None),
         };

@@ -38,7 +38,7 @@ pub fn resize(disk: &mut WritableDisk, size: u64, options: &ResizeOptions) -> Re
     if fill && let Some(added) = ByteRange::new(old, new) {
         disk.write_zeroes_at(added, Hole::Keep)?;
     }
-    Ok(disk.flush()?)
+    Ok(disk.close()?)
 }
 
 /// QEMU counts disks in sectors.

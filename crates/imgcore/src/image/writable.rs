@@ -8,7 +8,7 @@ use crate::storage::{FileDisk, Lock};
 
 /// An image opened for writing; nothing below it is ever written.
 ///
-/// What was written is durable after [`BlockWrite::flush`]; without it, it may be lost.
+/// What was written is durable after [`BlockWrite::flush`]; without it, it may be lost. [`WritableDisk::close`] comes last.
 #[derive(Debug)]
 pub struct WritableDisk {
     pub(super) layer: Layer,
@@ -41,6 +41,25 @@ impl WritableDisk {
             Layer::Raw(_) => None,
             Layer::Qcow2(image) => Some(image),
         }
+    }
+
+    /// Returns the image, if it is qcow2, to change more than the bytes of its disk.
+    pub fn qcow2_mut(&mut self) -> Option<&mut Image<FileDisk>> {
+        match &mut self.layer {
+            Layer::Raw(_) => None,
+            Layer::Qcow2(image) => Some(image),
+        }
+    }
+
+    /// Makes all that was written durable, and then what persistent bitmaps have recorded of it.
+    ///
+    /// A disk that is dropped without it leaves bitmaps that record changes in use: nobody will trust them again.
+    ///
+    /// # Errors
+    ///
+    /// As [`BlockWrite::flush`].
+    pub fn close(&mut self) -> Result<(), block::Error> {
+        self.with(BlockWrite::flush, |image| Ok(image.close()?))
     }
 
     fn with<T>(

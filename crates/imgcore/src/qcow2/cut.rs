@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use super::bitmap::{Part, Place, read_table};
 use super::entry::{Entry, decode_l1};
 use super::{Image, refcount_block};
 use crate::block::{BlockRead, BlockWrite, ByteRange, Error, Hole, MemoryDisk, Resize};
@@ -160,6 +161,17 @@ pub(super) fn assert_sound(bytes: &[u8], leaks: Leaks) {
         at += (40 + long(36) + half(12) + half(14)).next_multiple_of(8);
     }
     count(image.header.snapshots_offset.0, at - image.header.snapshots_offset.0);
+    if let Some(place) = Place::find(&image.header).unwrap() {
+        count(place.offset.0, place.len);
+        for bitmap in image.bitmaps().unwrap() {
+            count(bitmap.table.0, bitmap.table_entries * 8);
+            for part in read_table(&image.storage, geometry, bitmap.table, bitmap.table_entries).unwrap() {
+                if let Part::Stored(host) = part {
+                    count(host.0, 1);
+                }
+            }
+        }
+    }
     for (l1, entries, active) in tables {
         count(l1, entries * 8);
         for index in 0..entries {

@@ -1,3 +1,4 @@
+use super::bitmap::BitmapError;
 use crate::block;
 
 /// The failure of an operation on a qcow2 image.
@@ -16,6 +17,9 @@ pub enum Error {
     /// The image is sound but uses a feature that is not implemented.
     #[error("unsupported qcow2 image")]
     Unsupported(#[from] Unsupported),
+    /// A persistent bitmap cannot be used or changed as is asked for.
+    #[error(transparent)]
+    Bitmap(#[from] BitmapError),
     /// The storage below the image failed.
     #[error(transparent)]
     Storage(#[from] block::Error),
@@ -80,6 +84,7 @@ impl From<Error> for block::Error {
             Error::NotQcow2 => Self::new(block::ErrorKind::Corrupt, "not a qcow2 image"),
             Error::InvalidOptions(why) => Self::new(block::ErrorKind::Unsupported, why),
             Error::Corrupt(source) => Self::with_source(block::ErrorKind::Corrupt, "corrupt qcow2 image", source),
+            Error::Bitmap(why) => Self::new(block::ErrorKind::Unsupported, why.to_string()),
             Error::Unsupported(source) => Self::with_source(block::ErrorKind::Unsupported, "unsupported qcow2 image", source),
         }
     }

@@ -1,7 +1,7 @@
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::bitmap::{self, Bitmap};
+use super::bitmap::{self, Bitmap, Recording};
 use super::cache::Cache;
 use super::compression::Compression;
 use super::entry::decode_l1;
@@ -36,6 +36,8 @@ pub struct Image<S> {
     pub(super) inflated: Mutex<Cache<Arc<Vec<u8>>>>,
     /// What writing has changed and not stored yet.
     pub(super) writing: Option<Box<Writing>>,
+    /// What the bitmaps are to be told.
+    pub(super) recording: Option<Box<Recording>>,
     /// Whether storing has failed, so that memory and storage may differ.
     pub(super) failed: bool,
 }
@@ -82,6 +84,7 @@ impl<S: BlockRead> Image<S> {
             inflated: Mutex::new(Cache::new(INFLATED_CACHE, cluster_len)),
             header,
             writing: None,
+            recording: None,
             failed: false,
         })
     }

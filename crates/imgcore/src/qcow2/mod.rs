@@ -39,7 +39,7 @@ mod table;
 mod write;
 mod writing;
 
-pub use bitmap::Bitmap;
+pub use bitmap::{Bitmap, BitmapChange, BitmapError, Bits, NewBitmap};
 pub use compression::Compression;
 pub use content::Content;
 pub use create::create;
@@ -56,5 +56,7 @@ pub use write::{Effort, write_image, write_image_with};
 mod cut;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_bitmap;
 #[cfg(test)]
 mod tests_cut;

@@ -41,7 +41,7 @@ pub(super) fn change<T>(
             Change::Zeroes(range) => copy.write_zeroes_at(*range, Hole::Allow)?,
         }
     }
-    copy.flush()?;
+    copy.close()?;
     drop(copy);
     verify(context, draft.path(), &options, &changes)?;
     context.interrupt().check()?;

@@ -1,5 +1,6 @@
 //! `vmimg image`: qemu-img's verbs, spelling, output and exit codes.
 
+mod bitmap;
 mod convert;
 mod create;
 mod info;
@@ -34,6 +35,8 @@ enum Verb {
     Convert(convert::Args),
     /// Change the size of an image
     Resize(resize::Args),
+    /// Change a persistent bitmap of an image
+    Bitmap(bitmap::Args),
 }
 
 /// Runs `vmimg image`.
@@ -47,5 +50,6 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         Verb::Create(args) => create::run(args, context),
         Verb::Convert(args) => convert::run(args, context),
         Verb::Resize(args) => resize::run(&args, context),
+        Verb::Bitmap(args) => bitmap::run(&args, context),
     }
 }

@@ -18,7 +18,7 @@ struct Direct {
 }
 
 impl<S: Resize> Image<S> {
-    fn write_disk(&mut self, buf: &[u8], offset: GuestOffset) -> Result<(), Error> {
+    pub(super) fn write_disk(&mut self, buf: &[u8], offset: GuestOffset) -> Result<(), Error> {
         self.begin()?;
         let geometry = self.geometry();
         let mut direct: Option<Direct> = None;
@@ -192,12 +192,16 @@ impl<S: Resize> Image<S> {
 
 impl<S: Resize> BlockWrite for Image<S> {
     fn write_all_at(&mut self, buf: &[u8], offset: u64) -> Result<(), block::Error> {
-        self.inside(offset, len_of(buf))?;
+        let range = self.inside(offset, len_of(buf))?;
+        self.begin()?;
+        self.note_change(range);
         Ok(self.write_disk(buf, GuestOffset(offset))?)
     }
 
     fn write_zeroes_at(&mut self, range: ByteRange, hole: Hole) -> Result<(), block::Error> {
         self.inside(range.start(), range.len())?;
+        self.begin()?;
+        self.note_change(range);
         Ok(self.zero_disk(range, hole)?)
     }
 

@@ -12,9 +12,9 @@ impl<S: Resize> Image<S> {
     fn grow(&mut self, size: u64) -> Result<(), Error> {
         let old = self.header.size;
         self.check_size(size)?;
+        self.check_bitmaps_follow(size)?;
         self.begin()?;
-        // Bitmaps have the size of the disk.
-        self.mark_bitmaps(true)?;
+        self.mark_all_bitmaps(size)?;
         // Everything up to here belongs to the old size.
         self.store()?;
         self.grow_l1(size)?;

@@ -13,8 +13,8 @@ impl<S: Resize> Image<S> {
     /// Sets a smaller size; what lay behind it is free.
     pub(super) fn shrink(&mut self, size: u64) -> Result<(), Error> {
         self.check_size(size)?;
-        // Bitmaps have the size of the disk.
-        self.mark_bitmaps(true)?;
+        self.check_bitmaps_follow(size)?;
+        self.close()?;
         let mut shadow = self.shadow()?;
         let old = shadow.image().l1.clone();
         let geometry = shadow.header.geometry;
@@ -36,6 +36,7 @@ impl<S: Resize> Image<S> {
             shadow.header.l1_entries = to_u64(l1.len());
             shadow.write(shadow.header.l1_offset, &bytes)?;
         }
+        shadow.resize_bitmaps(size)?;
         shadow.header.size = size;
         shadow.commit()
     }

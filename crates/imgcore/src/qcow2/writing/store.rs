@@ -3,7 +3,6 @@
 use super::refcounts::Refcounts;
 use super::{StagedTable, Writing};
 use crate::block::{self, BlockRead, ErrorKind, Resize};
-use crate::qcow2::bitmap;
 use crate::qcow2::error::{Corrupt, Error, Unsupported};
 use crate::qcow2::feature;
 use crate::qcow2::header::Version;
@@ -33,7 +32,7 @@ impl<S: BlockRead> Image<S> {
 }
 
 impl<S: Resize> Image<S> {
-    /// Gets ready for the first change: autoclear bits are cleared and bitmaps that would miss the change are marked.
+    /// Gets ready for the first change: autoclear bits are cleared and bitmaps that record it are marked.
     pub(super) fn begin(&mut self) -> Result<(), Error> {
         self.refuse_after_failure()?;
         if self.writing.is_some() {
@@ -49,24 +48,9 @@ impl<S: Resize> Image<S> {
             self.header.autoclear = autoclear;
             self.storage.flush()?;
         }
-        self.mark_bitmaps(false)?;
+        self.start_recording()?;
         self.writing = Some(Box::new(Writing::new(refcounts)));
         Ok(())
-    }
-
-    /// Marks bitmaps as in use: those that record every write, or all of them.
-    ///
-    /// Spec: "Flag in_use should be set while the bitmap is not synced."
-    pub(super) fn mark_bitmaps(&mut self, all: bool) -> Result<(), Error> {
-        let mut marked = false;
-        for bitmap in self.bitmaps()? {
-            if !bitmap.in_use && (bitmap.auto || all) {
-                let flags = bitmap.flags | bitmap::IN_USE;
-                self.storage.write_all_at(&flags.to_be_bytes(), bitmap.flags_offset.0)?;
-                marked = true;
-            }
-        }
-        if marked { Ok(self.storage.flush()?) } else { Ok(()) }
     }
 
     /// Returns the state of writing, which [`Image::begin`] has made.

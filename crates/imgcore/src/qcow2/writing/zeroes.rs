@@ -1,7 +1,7 @@
 //! Zeroing: by an entry where whole clusters are zeroed, by bytes elsewhere.
 
 use super::guest::bits;
-use crate::block::{BlockWrite as _, ByteRange, Hole, Resize};
+use crate::block::{ByteRange, Hole, Resize};
 use crate::qcow2::entry::{Entry, Standard};
 use crate::qcow2::error::Error;
 use crate::qcow2::header::Version;
@@ -65,7 +65,7 @@ impl<S: Resize> Image<S> {
         if start >= end {
             return Ok(());
         }
-        Ok(self.write_all_at(&vec![0; to_usize(end.saturating_sub(start))], start)?)
+        self.write_disk(&vec![0; to_usize(end.saturating_sub(start))], GuestOffset(start))
     }
 
     /// Returns whether an entry can say that from `start` to `end`, whole subclusters, all is zeros.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, seek};
 
 use super::holes;
+use super::writeback::Writeback;
 use crate::block::{BlockRead, BlockWrite, ByteRange, Error, ErrorKind, Extent, ExtentKind, Hole, Resize};
 
 /// A regular file or a block device as a block device.
@@ -22,6 +23,7 @@ pub struct FileDisk {
     is_device: bool,
     /// Whether a flush has failed.
     lost: AtomicBool,
+    writeback: Writeback,
 }
 
 /// What a file is opened for.
@@ -75,7 +77,15 @@ impl FileDisk {
             file.metadata().map(|metadata| metadata.len())
         };
         let size = size.map_err(|error| Error::from_io(format!("cannot read the size of `{}`", path.display()), error))?;
-        Ok(Self { file, path: path.to_owned(), size, access, is_device, lost: AtomicBool::new(false) })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            size,
+            access,
+            is_device,
+            lost: AtomicBool::new(false),
+            writeback: Writeback::default(),
+        })
     }
 
     /// Returns the path that it was opened by.
@@ -139,7 +149,9 @@ impl BlockRead for FileDisk {
 impl BlockWrite for FileDisk {
     fn write_all_at(&mut self, buf: &[u8], offset: u64) -> Result<(), Error> {
         let range = self.writable(offset, len(buf))?;
-        self.file.write_all_at(buf, offset).map_err(|error| self.failed("write", range, error))
+        self.file.write_all_at(buf, offset).map_err(|error| self.failed("write", range, error))?;
+        self.writeback.wrote(&self.file, range);
+        Ok(())
     }
 
     fn write_zeroes_at(&mut self, range: ByteRange, hole: Hole) -> Result<(), Error> {

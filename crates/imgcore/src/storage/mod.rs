@@ -7,6 +7,7 @@ mod file;
 mod holes;
 mod lock;
 mod replace;
+mod writeback;
 
 pub use file::{Access, FileDisk};
 pub use lock::{Lock, LockKind};

@@ -200,3 +200,38 @@ fn a_signal_undoes_what_was_begun_and_ends_the_program() {
     assert_eq!(convert.wait().unwrap().signal(), Some(15));
     assert_eq!(sandbox.names(), ["a.raw"]);
 }
+
+#[test]
+fn rebase_ends_as_in_qemu_img_and_says_nothing() {
+    let sandbox = sandbox();
+    let qemu = |line: &str| sandbox.tool("qemu-img").args(line.split_whitespace()).run();
+    qemu("create -q -f qcow2 base.qcow2 1M");
+    qemu("create -q -f raw disk.raw 1M");
+    for line in [
+        "rebase -b base.qcow2 -F qcow2 top.qcow2",
+        "rebase -f qcow2 -p -b disk.raw -F raw top.qcow2",
+        "rebase -t none -T none -q -c -b base.qcow2 -F qcow2 top.qcow2",
+        "rebase -u top.qcow2",
+        "rebase -u -b elsewhere.qcow2 -F qcow2 top.qcow2",
+        "rebase top.qcow2",
+        "rebase -b base.qcow2 top.qcow2",
+        "rebase -b missing.qcow2 -F qcow2 top.qcow2",
+        "rebase -b base.qcow2 -F nonsense top.qcow2",
+        "rebase -u -b base.qcow2 -F nonsense top.qcow2",
+        "rebase -b top.qcow2 -F qcow2 top.qcow2",
+        "rebase -f raw -b base.qcow2 -F qcow2 disk.raw",
+        "rebase -b base.qcow2 -F qcow2 missing.qcow2",
+    ] {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let run = |tool: vmimg_tests::tool::Tool| {
+            qemu("create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2");
+            let output = tool.output();
+            let info = String::from_utf8(sandbox.tool("qemu-img").args(["info", "-U", "top.qcow2"]).output().stdout).unwrap();
+            let backing = info.lines().filter(|line| line.contains("backing file")).collect::<Vec<_>>().join(" ");
+            (output.status.code(), backing, output.stderr.is_empty())
+        };
+        let theirs = run(sandbox.tool("qemu-img").args(&words));
+        let ours = run(sandbox.program().arg("image").args(&words));
+        assert_eq!(ours, theirs, "{line}");
+    }
+}

@@ -8,5 +8,6 @@ mod guest;
 mod lock;
 mod partition;
 mod qcow2;
+mod rebase;
 mod seed_iso;
 mod seed_keys;

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use vmimg_tests::tool::Tool;
 
 /// Options of qemu-img for images of every kind; sizes are chosen to end inside a cluster.
-const GEOMETRIES: &[(&str, u64)] = &[
+pub(crate) const GEOMETRIES: &[(&str, u64)] = &[
     ("compat=0.10", 3_000_320),
     ("compat=0.10,cluster_size=512", 200_192),
     ("compat=1.1", 5_000_192),
@@ -27,26 +27,26 @@ const GEOMETRIES: &[(&str, u64)] = &[
     ("extended_l2=on,preallocation=metadata", 2_000_384),
 ];
 
-struct Bench {
+pub(crate) struct Bench {
     folder: TempDir,
     random: ChaCha8Rng,
 }
 
 impl Bench {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { folder: tempfile::tempdir().unwrap(), random: ChaCha8Rng::seed_from_u64(seed) }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.random.next_u64() % end.max(1)
     }
 
     /// A run of sectors inside `size` bytes, often at the border of a cluster.
-    fn run(&mut self, size: u64, cluster: u64) -> (u64, u64) {
+    pub(crate) fn run(&mut self, size: u64, cluster: u64) -> (u64, u64) {
         let border = self.below(size / cluster + 1) * cluster;
         let start = match self.below(4) {
             0 => self.below(size / 512) * 512,
@@ -65,7 +65,7 @@ impl Bench {
     }
 
     /// Lets qemu-io change an image in many ways.
-    fn scribble(&mut self, image: &Path, format: &str, size: u64, count: usize) {
+    pub(crate) fn scribble(&mut self, image: &Path, format: &str, size: u64, count: usize) {
         let cluster = cluster_size(image);
         let mut io = Tool::new("qemu-io").args(["-f", format]);
         for _ in 0..count {
@@ -110,14 +110,14 @@ fn bears_snapshots(options: &str) -> bool {
         .any(|few| options.ends_with(few) || options.contains(&format!("{few},")))
 }
 
-fn cluster_size(image: &Path) -> u64 {
+pub(crate) fn cluster_size(image: &Path) -> u64 {
     let text = Tool::new("qemu-img").args(["info", "--output=json"]).arg(image).run();
     let info: serde_json::Value = serde_json::from_str(&text).unwrap();
     info["cluster-size"].as_u64().unwrap_or(65536)
 }
 
 /// What qemu-img says that the disk holds.
-fn content(image: &Path, arguments: &[&str]) -> Vec<u8> {
+pub(crate) fn content(image: &Path, arguments: &[&str]) -> Vec<u8> {
     let raw = image.with_extension("reference.raw");
     Tool::new("qemu-img").args(["convert", "-q", "-f", "qcow2", "-O", "raw"]).args(arguments).arg(image).arg(&raw).run();
     let bytes = std::fs::read(&raw).unwrap();
@@ -126,17 +126,17 @@ fn content(image: &Path, arguments: &[&str]) -> Vec<u8> {
 }
 
 #[track_caller]
-fn assert_clean(image: &Path) {
+pub(crate) fn assert_clean(image: &Path) {
     let text = Tool::new("qemu-img").args(["check", "--output=json", "-f", "qcow2"]).arg(image).run();
     let check: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert!(check.get("leaks").is_none() && check.get("corruptions").is_none(), "{text}");
 }
 
-fn trusting(format: Format) -> OpenOptions {
+pub(crate) fn trusting(format: Format) -> OpenOptions {
     OpenOptions { format: Some(format), policy: OpenPolicy::PlainPaths, ..OpenOptions::default() }
 }
 
-fn read(disk: &dyn BlockRead) -> Vec<u8> {
+pub(crate) fn read(disk: &dyn BlockRead) -> Vec<u8> {
     let mut bytes = vec![0xEE; usize::try_from(disk.size()).unwrap()];
     for (index, piece) in bytes.chunks_mut(100_003).enumerate() {
         disk.read_exact_at(piece, index as u64 * 100_003).unwrap();
@@ -145,7 +145,7 @@ fn read(disk: &dyn BlockRead) -> Vec<u8> {
 }
 
 #[track_caller]
-fn assert_same(ours: &[u8], theirs: &[u8]) {
+pub(crate) fn assert_same(ours: &[u8], theirs: &[u8]) {
     assert_eq!(ours.len(), theirs.len());
     assert!(ours == theirs, "differs from byte {:?} on", ours.iter().zip(theirs).position(|(a, b)| a != b));
 }

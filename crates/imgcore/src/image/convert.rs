@@ -155,7 +155,7 @@ fn write_sparse(target: &mut dyn BlockWrite, offset: u64, bytes: &[u8], hole: us
 }
 
 /// Returns whether all of `bytes` are zero.
-fn is_zero(bytes: &[u8]) -> bool {
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<32>();
     words.iter().all(|word| *word == [0; 32]) && rest.iter().all(|byte| *byte == 0)
 }

@@ -6,6 +6,7 @@
 //! create         an empty image; open_below is what will lie below it
 //! convert        a disk  -->  an image, whole or as what differs from a backing disk
 //! resize         a WritableDisk, in place
+//! rebase         a WritableDisk onto another backing file, or none
 //! ```
 //!
 //! New files appear whole, by a rename. What takes long tells a function that the caller passes how far it is, and ends with
@@ -19,7 +20,9 @@ mod error;
 mod format;
 mod info;
 mod open;
+mod origin;
 mod policy;
+mod rebase;
 mod resize;
 mod text;
 mod watched;
@@ -33,5 +36,6 @@ pub use format::{Format, probe};
 pub use info::{BitmapInfo, Child, FormatSpecific, Info, SnapshotInfo, Specific};
 pub use open::{OpenOptions, open, open_below, open_writable};
 pub use policy::OpenPolicy;
+pub use rebase::{Chains, RebaseOptions, rebase, rebase_image, record_backing};
 pub use resize::{ResizeOptions, resize};
 pub use writable::WritableDisk;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::Layer;
+use super::policy::{beside, has_protocol};
 use super::{Disk, Error, Format, OpenPolicy, WritableDisk, probe};
 use crate::block;
 use crate::qcow2::{self, Image, NewBacking};
@@ -50,16 +51,18 @@ pub fn open_writable(path: &Path, options: &OpenOptions) -> Result<WritableDisk,
     let lock = if options.lock { Some(Lock::acquire(&file, LockKind::Write)?) } else { None };
     let format = options.format.map_or_else(|| probe(&file), Ok)?;
     if format == Format::Raw {
-        return Ok(WritableDisk { layer: Layer::Raw(file), _lock: lock });
+        return Ok(WritableDisk { layer: Layer::Raw(file), backing: None, _lock: lock });
     }
     let mut seen = vec![identity(&file)?];
     let qcow2_error = |source| Error::Qcow2 { path: path.to_owned(), source };
     let mut image = Image::open(file).map_err(qcow2_error)?;
     image.check_writable().map_err(qcow2_error)?;
-    if let Some(backing) = open_backing(path, &image, options, &mut seen)? {
+    let backing = open_backing(path, &image, options, &mut seen)?;
+    if let Some(backing) = &backing {
+        let backing: Arc<Disk> = Arc::clone(backing);
         image.set_backing(backing);
     }
-    Ok(WritableDisk { layer: Layer::Qcow2(Box::new(image)), _lock: lock })
+    Ok(WritableDisk { layer: Layer::Qcow2(Box::new(image)), backing, _lock: lock })
 }
 
 /// Opens the disk that `backing` names for a new image at `path`, with its backing chain.
@@ -83,6 +86,32 @@ pub fn open_below(path: &Path, backing: &NewBacking, policy: OpenPolicy) -> Resu
         return Err(Error::InvalidOptions(format!("`{}` cannot be its own backing file", path.display())));
     }
     Ok(disk)
+}
+
+/// Opens the disk that `backing` names, with its backing chain, to lie below the image `above`, which may not be in it.
+///
+/// # Errors
+///
+/// As [`open_below`]; [`Error::Loop`].
+pub(super) fn open_new_below(above: &FileDisk, backing: &NewBacking, options: &OpenOptions) -> Result<Disk, Error> {
+    let path = above.path();
+    // The caller names this one.
+    let below = OpenPolicy::PlainPaths.resolve(path, BACKING, &backing.name)?;
+    let options = OpenOptions { format: Some(backing.format.parse()?), ..*options };
+    open_link(&below, &options, &mut vec![identity(above)?]).map_err(|error| match error {
+        chain @ (Error::Loop(_) | Error::TooDeep(_) | Error::Below { .. }) => chain,
+        source => Error::Below { what: BACKING, image: path.to_owned(), source: Box::new(source) },
+    })
+}
+
+/// Fails when `backing` is the image `above` itself; nothing is opened.
+pub(super) fn refuse_itself(above: &FileDisk, backing: &NewBacking) -> Result<(), Error> {
+    let below = beside(above.path(), &backing.name);
+    let this = identity(above)?;
+    if !has_protocol(&backing.name) && below.metadata().is_ok_and(|named| (named.dev(), named.ino()) == this) {
+        return Err(Error::Loop(below));
+    }
+    Ok(())
 }
 
 /// Opens one image of a chain and what lies below it; `seen` are the files above.

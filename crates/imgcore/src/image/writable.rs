@@ -1,7 +1,8 @@
 use std::path::Path;
+use std::sync::Arc;
 
-use super::Format;
 use super::disk::{Layer, named};
+use super::{Disk, Format};
 use crate::block::{self, BlockRead, BlockWrite, ByteRange, Extent, Hole, Resize};
 use crate::qcow2::Image;
 use crate::storage::{FileDisk, Lock};
@@ -12,6 +13,7 @@ use crate::storage::{FileDisk, Lock};
 #[derive(Debug)]
 pub struct WritableDisk {
     pub(super) layer: Layer,
+    pub(super) backing: Option<Arc<Disk>>,
     pub(super) _lock: Option<Lock>,
 }
 
@@ -60,6 +62,12 @@ impl WritableDisk {
     /// As [`BlockWrite::flush`].
     pub fn close(&mut self) -> Result<(), block::Error> {
         self.with(BlockWrite::flush, |image| Ok(image.close()?))
+    }
+
+    /// Returns the next image of the backing chain.
+    #[must_use]
+    pub fn backing(&self) -> Option<&Arc<Disk>> {
+        self.backing.as_ref()
     }
 
     fn with<T>(

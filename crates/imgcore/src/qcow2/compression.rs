@@ -1,3 +1,5 @@
+use std::fmt;
+
 use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::error::Error;
@@ -54,7 +56,7 @@ impl Compression {
 }
 
 /// Compresses clusters, one after the other, with the memory of one.
-pub(super) struct Deflater {
+pub struct Deflater {
     engine: Engine,
     out: Vec<u8>,
 }
@@ -66,7 +68,11 @@ enum Engine {
 
 impl Deflater {
     /// Returns a compressor for clusters of `cluster_len` bytes.
-    pub(super) fn new(compression: Compression, cluster_len: usize) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Storage`] without the memory for it.
+    pub fn new(compression: Compression, cluster_len: usize) -> Result<Self, Error> {
         let engine = match compression {
             Compression::Zlib => {
                 Engine::Zlib(Box::new(Compress::new_with_window_bits(flate2::Compression::default(), false, ZLIB_WINDOW_BITS)))
@@ -82,7 +88,7 @@ impl Deflater {
     }
 
     /// Returns `cluster` compressed, or `None` when that does not make it smaller.
-    pub(super) fn deflate(&mut self, cluster: &[u8]) -> Option<&[u8]> {
+    pub fn deflate(&mut self, cluster: &[u8]) -> Option<&[u8]> {
         let len = match &mut self.engine {
             Engine::Zlib(state) => {
                 state.reset();
@@ -92,6 +98,12 @@ impl Deflater {
             Engine::Zstd(state) => state.compress_to_buffer(cluster, self.out.as_mut_slice()).ok()?,
         };
         self.out.get(..len).filter(|out| out.len() < cluster.len())
+    }
+}
+
+impl fmt::Debug for Deflater {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deflater").finish_non_exhaustive()
     }
 }
 

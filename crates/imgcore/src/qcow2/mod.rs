@@ -40,7 +40,7 @@ mod write;
 mod writing;
 
 pub use bitmap::{Bitmap, BitmapChange, BitmapError, Bits, NewBitmap};
-pub use compression::Compression;
+pub use compression::{Compression, Deflater};
 pub use content::Content;
 pub use create::create;
 pub use error::{Corrupt, Error, Unsupported};

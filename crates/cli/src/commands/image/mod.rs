@@ -5,7 +5,9 @@ mod convert;
 mod create;
 mod info;
 mod options;
+mod rebase;
 mod resize;
+mod watch;
 
 use clap::Subcommand;
 
@@ -37,6 +39,8 @@ enum Verb {
     Resize(resize::Args),
     /// Change a persistent bitmap of an image
     Bitmap(bitmap::Args),
+    /// Put another backing file below an image, or none
+    Rebase(rebase::Args),
 }
 
 /// Runs `vmimg image`.
@@ -51,5 +55,6 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         Verb::Convert(args) => convert::run(args, context),
         Verb::Resize(args) => resize::run(&args, context),
         Verb::Bitmap(args) => bitmap::run(&args, context),
+        Verb::Rebase(args) => rebase::run(&args, context),
     }
 }

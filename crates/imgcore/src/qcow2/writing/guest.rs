@@ -59,7 +59,8 @@ impl<S: Resize> Image<S> {
     fn write_clusters(&mut self, bytes: &[u8], host: HostOffset) -> Result<(), Error> {
         let geometry = self.geometry();
         let end = host.plus(len_of(bytes));
-        if geometry.align_down(end.0.saturating_sub(1)) >= self.storage.size() {
+        let known = self.storage.size().max(self.writing()?.allocated_end);
+        if geometry.align_down(end.0.saturating_sub(1)) >= known {
             return Err(Corrupt::new("cluster", geometry.align_down(host.0), "it lies behind the end of the image").into());
         }
         self.reach(end.0)?;
@@ -171,9 +172,13 @@ impl<S: Resize> Image<S> {
 
     /// Sets the entry for `guest` in its staged table.
     pub(super) fn set_entry(&mut self, guest: GuestOffset, entry: Standard) -> Result<(), Error> {
+        self.set_words(guest, Entry::encode(entry, self.geometry()))
+    }
+
+    /// Sets the words of the entry for `guest` in its staged table.
+    pub(super) fn set_words(&mut self, guest: GuestOffset, words: [u64; 2]) -> Result<(), Error> {
         let geometry = self.geometry();
         let (index, place) = (geometry.l1_index(guest), geometry.l2_index(guest).saturating_mul(geometry.l2_words()));
-        let words = Entry::encode(entry, geometry);
         if let Some(table) = self.writing()?.tables.get_mut(&index) {
             let place = Arc::make_mut(&mut table.words).get_mut(to_usize(place)..).unwrap_or_default();
             for (to, from) in place.iter_mut().zip(words).take(to_usize(geometry.l2_words())) {

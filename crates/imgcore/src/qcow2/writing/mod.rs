@@ -11,6 +11,7 @@
 //! A cluster that is given up stays taken until nothing stored refers to it any more; leaked clusters are the only trace that a
 //! cut can leave.
 
+mod compressed;
 mod guest;
 mod refcounts;
 mod resize;
@@ -38,6 +39,10 @@ pub(super) struct Writing {
     header_changed: bool,
     /// Clusters, by index, that lose a reference once nothing stored refers to them.
     freed: Vec<u64>,
+    /// Behind the last cluster that was allocated: the storage may end before it until all is stored.
+    allocated_end: u64,
+    /// Where the next compressed cluster may begin, in the middle of a cluster that holds others.
+    compressed_end: Option<HostOffset>,
 }
 
 #[derive(Debug)]
@@ -55,6 +60,8 @@ impl Writing {
             l1_moved: false,
             header_changed: false,
             freed: Vec::new(),
+            allocated_end: 0,
+            compressed_end: None,
         }
     }
 

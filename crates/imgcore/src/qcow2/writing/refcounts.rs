@@ -116,6 +116,16 @@ impl Refcounts {
         self.set(storage, cluster, less)
     }
 
+    /// Adds a reference to a cluster, or returns that its refcount has no room for it.
+    pub(super) fn share<S: BlockRead>(&mut self, storage: &S, cluster: u64) -> Result<bool, Error> {
+        let count = self.get(storage, cluster)?;
+        if count >= self.geometry.refcount_max() {
+            return Ok(false);
+        }
+        self.set(storage, cluster, count.saturating_add(1))?;
+        Ok(true)
+    }
+
     /// Returns a cluster that was free, with a refcount of 1.
     pub(super) fn allocate<S: BlockRead>(&mut self, storage: &S) -> Result<HostOffset, Error> {
         let order = self.geometry.refcount_order;

@@ -64,7 +64,10 @@ impl<S: Resize> Image<S> {
         let Some(writing) = self.writing.as_mut() else { return Err(Unsupported::Writing("for reading").into()) };
         let host = writing.refcounts.allocate(&self.storage)?;
         self.refuse_metadata(host)?;
-        self.reach(host.plus(self.geometry().cluster_size()).0)?;
+        // The storage gets longer when something is written: once for many clusters.
+        let end = host.plus(self.geometry().cluster_size()).0;
+        let writing = self.writing()?;
+        writing.allocated_end = writing.allocated_end.max(end);
         Ok(host)
     }
 
@@ -123,6 +126,8 @@ impl<S: Resize> Image<S> {
     }
 
     fn store_in_order(&mut self) -> Result<(), Error> {
+        let allocated_end = self.writing.as_ref().map_or(0, |writing| writing.allocated_end);
+        self.reach(allocated_end)?;
         self.store_refcounts()?;
         self.storage.flush()?;
         let Some(writing) = self.writing.as_mut() else { return Ok(()) };
@@ -139,6 +144,10 @@ impl<S: Resize> Image<S> {
         self.store_l1()?;
         self.store_header()?;
         let Some(writing) = self.writing.as_mut() else { return Ok(()) };
+        if !writing.freed.is_empty() {
+            // What is freed may be where the last compressed cluster ends.
+            writing.compressed_end = None;
+        }
         for cluster in std::mem::take(&mut writing.freed) {
             writing.refcounts.release(&self.storage, cluster)?;
         }

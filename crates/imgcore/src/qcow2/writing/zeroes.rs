@@ -1,7 +1,7 @@
 //! Zeroing: by an entry where whole clusters are zeroed, by bytes elsewhere.
 
 use super::guest::bits;
-use crate::block::{ByteRange, Hole, Resize};
+use crate::block::{self, ByteRange, Hole, Resize};
 use crate::qcow2::entry::{Entry, Standard};
 use crate::qcow2::error::Error;
 use crate::qcow2::header::Version;
@@ -9,9 +9,36 @@ use crate::qcow2::image::Image;
 use crate::qcow2::offset::{GuestOffset, to_usize};
 use crate::qcow2::read::{Join, RunKind};
 
+/// What the backing disk means for zeros.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Below {
+    /// Where it reads as zeros, nothing has to be said.
+    Counts,
+    /// It will be another one: the image itself must say everything.
+    Changes,
+}
+
 impl<S: Resize> Image<S> {
+    /// Makes `range` read as zeros whatever disk will lie below.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::block::BlockWrite::write_zeroes_at`].
+    pub fn hold_zeroes(&mut self, range: ByteRange) -> Result<(), Error> {
+        if range.end() > self.header.size {
+            return Err(block::Error::out_of_bounds(range.start(), range.len(), self.header.size).into());
+        }
+        self.begin()?;
+        self.note_change(range);
+        self.zero_runs(range, Hole::Allow, Below::Changes)
+    }
+
     /// Makes `range`, inside the disk, read as zeros.
     pub(super) fn zero_disk(&mut self, range: ByteRange, hole: Hole) -> Result<(), Error> {
+        self.zero_runs(range, hole, Below::Counts)
+    }
+
+    fn zero_runs(&mut self, range: ByteRange, hole: Hole, below: Below) -> Result<(), Error> {
         if range.is_empty() {
             return Ok(());
         }
@@ -24,6 +51,7 @@ impl<S: Resize> Image<S> {
             let run_end = guest.plus(run.len);
             let zero_already = match run.kind {
                 RunKind::Zero => true,
+                RunKind::Unallocated if below == Below::Changes => false,
                 RunKind::Unallocated => self.backing()?.is_none_or(|backing| backing.size() <= guest.0),
                 RunKind::Data(_) | RunKind::Compressed { .. } => false,
             };
@@ -33,7 +61,7 @@ impl<S: Resize> Image<S> {
             }
             let cluster_end = geometry.align_down(guest.0).saturating_add(geometry.cluster_size());
             let end = run_end.0.min(cluster_end);
-            self.zero_in_cluster(guest, end.min(range.end()), hole)?;
+            self.zero_in_cluster(guest, end.min(range.end()), hole, below)?;
             guest = GuestOffset(end);
             if self.much_waits() {
                 self.store()?;
@@ -43,7 +71,7 @@ impl<S: Resize> Image<S> {
     }
 
     /// Zeroes from `guest` to before `end`, a run of one kind inside one cluster.
-    fn zero_in_cluster(&mut self, guest: GuestOffset, end: u64, hole: Hole) -> Result<(), Error> {
+    fn zero_in_cluster(&mut self, guest: GuestOffset, end: u64, hole: Hole, below: Below) -> Result<(), Error> {
         let geometry = self.geometry();
         let part = geometry.subcluster_size();
         let start = guest.0.next_multiple_of(part);
@@ -53,7 +81,7 @@ impl<S: Resize> Image<S> {
         } else {
             end.saturating_sub(end.checked_rem(part).unwrap_or(0))
         };
-        if start >= whole_end || !self.can_zero_by_entry(guest, start, whole_end)? {
+        if start >= whole_end || !self.can_zero_by_entry(guest, start, whole_end, below)? {
             return self.zero_bytes(guest.0, end);
         }
         self.zero_bytes(guest.0, start)?;
@@ -69,13 +97,13 @@ impl<S: Resize> Image<S> {
     }
 
     /// Returns whether an entry can say that from `start` to `end`, whole subclusters, all is zeros.
-    fn can_zero_by_entry(&mut self, guest: GuestOffset, start: u64, end: u64) -> Result<bool, Error> {
+    fn can_zero_by_entry(&mut self, guest: GuestOffset, start: u64, end: u64, below: Below) -> Result<bool, Error> {
         let geometry = self.geometry();
         let cluster = geometry.align_down(guest.0);
         let all = start == cluster && end == cluster.saturating_add(geometry.cluster_size());
         if self.header.version == Version::V2 {
             // Version 2 has no zero clusters: it can only give the cluster up, when nothing lies below.
-            let covered = self.backing()?.is_some_and(|backing| backing.size() > cluster);
+            let covered = below == Below::Changes || self.backing()?.is_some_and(|backing| backing.size() > cluster);
             return Ok(all && !covered);
         }
         // A compressed cluster has no subclusters.

@@ -29,6 +29,8 @@ pub(super) struct NewRefcounts<'a> {
     blocks: BTreeMap<u64, Block>,
     /// The stored block that was looked at last.
     looked_at: Option<(u64, Vec<u8>)>,
+    /// The stored block that was found to count every cluster: a table may name it very often.
+    full: Option<HostOffset>,
     /// No cluster from here on has been given out.
     next: u64,
     /// Runs of clusters that lost their last reference.
@@ -77,6 +79,7 @@ impl<'a> NewRefcounts<'a> {
             moved: BTreeSet::new(),
             blocks: BTreeMap::new(),
             looked_at: None,
+            full: None,
             next: 1,
             freed: Vec::new(),
         }
@@ -132,14 +135,28 @@ impl<'a> NewRefcounts<'a> {
 
     /// Returns the first of `count` neighboring clusters that neither state has used so far.
     fn find<S: BlockRead>(&mut self, storage: &S, count: u64) -> Result<u64, Error> {
-        let (mut first, mut found) = (self.next, 0_u64);
+        let entries = self.old.refcount_block_entries();
+        let (mut first, mut found, mut taken) = (self.next, 0_u64, 0_u64);
         while found < count {
             let cluster = first.saturating_add(found);
+            let (index, place) = split(self.old, cluster);
+            let block = if self.in_use.is_none() { self.block_offset(&self.old_table, index)? } else { None };
+            if place == 0 {
+                taken = 0;
+                if block.is_some() && block == self.full {
+                    (first, found) = (cluster.saturating_add(entries), 0);
+                    continue;
+                }
+            }
             if self.is_free(storage, cluster)? {
                 found = found.saturating_add(1);
-            } else {
-                (first, found) = (cluster.saturating_add(1), 0);
+                continue;
             }
+            taken = taken.saturating_add(1);
+            if taken == entries {
+                self.full = block;
+            }
+            (first, found) = (cluster.saturating_add(1), 0);
         }
         self.next = first.saturating_add(count);
         Ok(first)

@@ -26,6 +26,8 @@ pub(super) struct Refcounts {
     dirty: u64,
     /// No cluster before this one is free.
     first_free: u64,
+    /// The block that was found to count every cluster: a table may name it very often.
+    full: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,7 @@ impl Refcounts {
             blocks: BTreeMap::new(),
             dirty: 0,
             first_free: 0,
+            full: None,
         })
     }
 
@@ -112,6 +115,7 @@ impl Refcounts {
         };
         if less == 0 {
             self.first_free = self.first_free.min(cluster);
+            self.full = None;
         }
         self.set(storage, cluster, less)
     }
@@ -134,12 +138,19 @@ impl Refcounts {
             if index >= to_u64(self.table.len()) {
                 self.claim(0)?;
             }
+            if self.is_full(index) {
+                self.first_free = index.saturating_add(1).saturating_mul(self.geometry.refcount_block_entries());
+                continue;
+            }
             self.ensure_block(storage, index)?;
             let entries = to_usize(self.geometry.refcount_block_entries());
             let Some(block) = self.block(storage, index)? else { continue };
             let free = (place..entries).find(|place| refcount_block::get(&block.bytes, *place, order) == 0);
             let block_start = index.saturating_mul(self.geometry.refcount_block_entries());
             let Some(free) = free else {
+                if place == 0 {
+                    self.full = self.table.get(to_usize(index)).copied();
+                }
                 self.first_free = block_start.saturating_add(self.geometry.refcount_block_entries());
                 continue;
             };
@@ -152,13 +163,28 @@ impl Refcounts {
 
     /// Returns the first of `count` neighboring clusters that were free, each with a refcount of 1.
     pub(super) fn allocate_run<S: BlockRead>(&mut self, storage: &S, count: u64) -> Result<HostOffset, Error> {
-        let mut found = 0_u64;
-        let end = self.first_missing().saturating_mul(self.geometry.refcount_block_entries());
+        let (mut found, mut taken) = (0_u64, 0_u64);
+        let entries = self.geometry.refcount_block_entries();
+        let end = self.first_missing().saturating_mul(entries);
         let mut cluster = self.first_free;
         while cluster < end && found < count {
-            let (index, _) = self.split(cluster);
+            let (index, place) = self.split(cluster);
+            if place == 0 {
+                taken = 0;
+                if self.is_full(index) {
+                    (cluster, found) = (cluster.saturating_add(entries), 0);
+                    continue;
+                }
+            }
             let missing = self.block(storage, index)?.is_none();
-            found = if missing || self.get(storage, cluster)? != 0 { 0 } else { found.saturating_add(1) };
+            if missing || self.get(storage, cluster)? != 0 {
+                (found, taken) = (0, taken.saturating_add(1));
+                if taken == entries && !missing {
+                    self.full = self.table.get(to_usize(index)).copied();
+                }
+            } else {
+                found = found.saturating_add(1);
+            }
             cluster = cluster.saturating_add(1);
         }
         if found < count {
@@ -169,6 +195,11 @@ impl Refcounts {
             self.set(storage, cluster, 1)?;
         }
         self.host(first)
+    }
+
+    /// Returns whether the block `index` is one that counts every cluster.
+    fn is_full(&self, index: u64) -> bool {
+        self.full.is_some() && self.table.get(to_usize(index)).copied() == self.full
     }
 
     fn host(&self, cluster: u64) -> Result<HostOffset, Error> {

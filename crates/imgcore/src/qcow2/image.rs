@@ -234,11 +234,11 @@ impl<S: BlockRead> Image<S> {
         let word = self.l1.get(to_usize(index)).copied().unwrap_or(0);
         let at = word_offset(self.header.l1_offset, index);
         let Some((offset, _)) = decode_l1(word, self.geometry(), at)? else { return Ok(None) };
-        if let Some(table) = self.tables.lock().unwrap_or_else(PoisonError::into_inner).get(offset.0) {
-            return Ok(Some(table));
-        }
         if self.empty_tables.lock().unwrap_or_else(PoisonError::into_inner).get(offset.0).is_some() {
             return Ok(None);
+        }
+        if let Some(table) = self.tables.lock().unwrap_or_else(PoisonError::into_inner).get(offset.0) {
+            return Ok(Some(table));
         }
         let table = if self.lies_in_hole(offset)? { None } else { self.l2_table(index)? };
         if table.as_ref().is_none_or(|words| words.iter().all(|word| *word == 0)) {

@@ -235,3 +235,48 @@ fn rebase_ends_as_in_qemu_img_and_says_nothing() {
         assert_eq!(ours, theirs, "{line}");
     }
 }
+
+#[test]
+fn commit_says_and_ends_as_qemu_img_does() {
+    let sandbox = sandbox();
+    let qemu = |line: &str| sandbox.tool("qemu-img").args(line.split_whitespace()).run();
+    for line in [
+        "commit top.qcow2",
+        "commit -f qcow2 -q -t none top.qcow2",
+        "commit -b base.raw -d top.qcow2",
+        "commit -b ./mid.qcow2 top.qcow2",
+        "commit -r 1G top.qcow2",
+        "commit -r nonsense top.qcow2",
+        "commit -b missing.raw top.qcow2",
+        "commit -b top.qcow2 top.qcow2",
+        "commit -f raw base.raw",
+        "commit missing.qcow2",
+        "commit",
+    ] {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let run = |tool: vmimg_tests::tool::Tool| {
+            qemu("create -q -f raw base.raw 3M");
+            qemu("create -q -f qcow2 -b base.raw -F raw mid.qcow2");
+            qemu("create -q -f qcow2 -b mid.qcow2 -F qcow2 top.qcow2 4M");
+            sandbox.tool("qemu-io").args(["-c", "write -P 5 1M 1M", "top.qcow2"]).run();
+            let output = tool.output();
+            let held = sandbox.tool("qemu-img").args(["map", "--output=json", "-U", "top.qcow2"]).run();
+            let base = fs::read(sandbox.path("base.raw")).unwrap();
+            (
+                output.status.code(),
+                output.stdout,
+                output.stderr.is_empty(),
+                held.contains("\"depth\": 0, \"present\": true"),
+                base,
+            )
+        };
+        let theirs = run(sandbox.tool("qemu-img").args(&words));
+        let ours = run(sandbox.program().arg("image").args(&words));
+        assert!(
+            ours == theirs,
+            "{line}: {:?} {:?}",
+            (ours.0, String::from_utf8_lossy(&ours.1), ours.2, ours.3),
+            (theirs.0, String::from_utf8_lossy(&theirs.1), theirs.2, theirs.3)
+        );
+    }
+}

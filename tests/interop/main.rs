@@ -1,6 +1,7 @@
 //! Do other programs agree: what they wrote is read, what vmimg wrote they judge.
 
 mod bitmaps;
+mod commit;
 mod domain;
 mod ext4;
 mod ext4_grow;

@@ -9,7 +9,7 @@ use vmimg_tests::tool::Tool;
 
 use crate::qcow2::{Bench, assert_clean, assert_same, content, trusting};
 
-const GEOMETRIES: &[(&str, u64)] = &[
+pub(crate) const GEOMETRIES: &[(&str, u64)] = &[
     ("compat=0.10", 3_000_320),
     ("compat=0.10,cluster_size=512", 200_192),
     ("compat=1.1", 5_000_192),
@@ -19,7 +19,7 @@ const GEOMETRIES: &[(&str, u64)] = &[
     ("cluster_size=2097152,extended_l2=on", 9_437_696),
 ];
 
-fn create(image: &Path, options: &str, backing: Option<(&str, &str)>, size: u64) {
+pub(crate) fn create(image: &Path, options: &str, backing: Option<(&str, &str)>, size: u64) {
     let format = if image.extension().is_some_and(|end| end == "raw") { "raw" } else { "qcow2" };
     let mut create = Tool::new("qemu-img").args(["create", "-q", "-f", format]);
     if !options.is_empty() {
@@ -32,7 +32,7 @@ fn create(image: &Path, options: &str, backing: Option<(&str, &str)>, size: u64)
 }
 
 /// A chain `base`, `mid.qcow2`, `top.qcow2` of different sizes.
-fn chain(bench: &mut Bench, options: &str, size: u64, base: &str) {
+pub(crate) fn chain(bench: &mut Bench, options: &str, size: u64, base: &str) {
     let format = base.split_once('.').unwrap().1;
     let sizes = [[size / 2, size, size + 70_144], [size + 10_752, size / 3, size / 2], [size, size, size]];
     let [base_size, mid_size, _] = sizes[(bench.below(3)) as usize].map(|size| size / 512 * 512);

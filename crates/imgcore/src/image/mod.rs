@@ -7,11 +7,13 @@
 //! convert        a disk  -->  an image, whole or as what differs from a backing disk
 //! resize         a WritableDisk, in place
 //! rebase         a WritableDisk onto another backing file, or none
+//! commit         what an image holds  -->  an image below it
 //! ```
 //!
 //! New files appear whole, by a rename. What takes long tells a function that the caller passes how far it is, and ends with
 //! the error that this returns.
 
+mod commit;
 mod convert;
 mod create;
 mod differences;
@@ -20,6 +22,7 @@ mod error;
 mod format;
 mod info;
 mod open;
+mod open_commit;
 mod origin;
 mod policy;
 mod rebase;
@@ -28,6 +31,7 @@ mod text;
 mod watched;
 mod writable;
 
+pub use commit::{CommitOptions, commit, commit_image};
 pub use convert::{ConvertOptions, convert};
 pub use create::{NewDisk, create, overlay_options};
 pub use disk::Disk;

@@ -47,22 +47,31 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk, Error> {
 ///
 /// As [`open`]; [`Error::Qcow2`] also for an image in a state in which it must not be written.
 pub fn open_writable(path: &Path, options: &OpenOptions) -> Result<WritableDisk, Error> {
+    let mut seen = Vec::new();
+    let mut disk = open_writable_layer(path, options, &mut seen)?;
+    if let Layer::Qcow2(image) = &mut disk.layer {
+        disk.backing = open_backing(path, image, options, &mut seen)?;
+        if let Some(backing) = &disk.backing {
+            let backing: Arc<Disk> = Arc::clone(backing);
+            image.set_backing(backing);
+        }
+    }
+    Ok(disk)
+}
+
+/// Opens one image of a chain for writing, without what lies below it; `seen` are the files above.
+pub(super) fn open_writable_layer(path: &Path, options: &OpenOptions, seen: &mut Vec<Identity>) -> Result<WritableDisk, Error> {
     let file = FileDisk::open(path, Access::ReadWrite)?;
+    enter(&file, seen)?;
     let lock = if options.lock { Some(Lock::acquire(&file, LockKind::Write)?) } else { None };
     let format = options.format.map_or_else(|| probe(&file), Ok)?;
     if format == Format::Raw {
         return Ok(WritableDisk { layer: Layer::Raw(file), backing: None, _lock: lock });
     }
-    let mut seen = vec![identity(&file)?];
     let qcow2_error = |source| Error::Qcow2 { path: path.to_owned(), source };
-    let mut image = Image::open(file).map_err(qcow2_error)?;
+    let image = Image::open(file).map_err(qcow2_error)?;
     image.check_writable().map_err(qcow2_error)?;
-    let backing = open_backing(path, &image, options, &mut seen)?;
-    if let Some(backing) = &backing {
-        let backing: Arc<Disk> = Arc::clone(backing);
-        image.set_backing(backing);
-    }
-    Ok(WritableDisk { layer: Layer::Qcow2(Box::new(image)), backing, _lock: lock })
+    Ok(WritableDisk { layer: Layer::Qcow2(Box::new(image)), backing: None, _lock: lock })
 }
 
 /// Opens the disk that `backing` names for a new image at `path`, with its backing chain.
@@ -98,10 +107,7 @@ pub(super) fn open_new_below(above: &FileDisk, backing: &NewBacking, options: &O
     // The caller names this one.
     let below = OpenPolicy::PlainPaths.resolve(path, BACKING, &backing.name)?;
     let options = OpenOptions { format: Some(backing.format.parse()?), ..*options };
-    open_link(&below, &options, &mut vec![identity(above)?]).map_err(|error| match error {
-        chain @ (Error::Loop(_) | Error::TooDeep(_) | Error::Below { .. }) => chain,
-        source => Error::Below { what: BACKING, image: path.to_owned(), source: Box::new(source) },
-    })
+    open_link(&below, &options, &mut vec![identity(above)?]).map_err(|error| below_error(path, error))
 }
 
 /// Fails when `backing` is the image `above` itself; nothing is opened.
@@ -115,16 +121,22 @@ pub(super) fn refuse_itself(above: &FileDisk, backing: &NewBacking) -> Result<()
 }
 
 /// Opens one image of a chain and what lies below it; `seen` are the files above.
-fn open_link(path: &Path, options: &OpenOptions, seen: &mut Vec<(u64, u64)>) -> Result<Disk, Error> {
+pub(super) fn open_link(path: &Path, options: &OpenOptions, seen: &mut Vec<Identity>) -> Result<Disk, Error> {
+    let mut disk = open_layer(path, options, seen)?;
+    if let Layer::Qcow2(image) = &mut disk.layer {
+        disk.backing = open_backing(path, image, options, seen)?;
+        if let Some(backing) = &disk.backing {
+            let backing: Arc<Disk> = Arc::clone(backing);
+            image.set_backing(backing);
+        }
+    }
+    Ok(disk)
+}
+
+/// Opens one image of a chain without what lies below it; `seen` are the files above.
+pub(super) fn open_layer(path: &Path, options: &OpenOptions, seen: &mut Vec<Identity>) -> Result<Disk, Error> {
     let file = FileDisk::open(path, Access::Read)?;
-    let this = identity(&file)?;
-    if seen.contains(&this) {
-        return Err(Error::Loop(path.to_owned()));
-    }
-    if seen.len() >= MAX_CHAIN {
-        return Err(Error::TooDeep(MAX_CHAIN));
-    }
-    seen.push(this);
+    enter(&file, seen)?;
     let lock = if options.lock { Some(Lock::acquire(&file, LockKind::Read)?) } else { None };
     let format = options.format.map_or_else(|| probe(&file), Ok)?;
     if format == Format::Raw {
@@ -132,30 +144,52 @@ fn open_link(path: &Path, options: &OpenOptions, seen: &mut Vec<(u64, u64)>) -> 
     }
     let mut image = Image::open(file).map_err(|source| Error::Qcow2 { path: path.to_owned(), source })?;
     let data_lock = if options.follow { open_data_file(path, &mut image, options)? } else { None };
-    let backing = open_backing(path, &image, options, seen)?;
-    if let Some(backing) = &backing {
-        let backing: Arc<Disk> = Arc::clone(backing);
-        image.set_backing(backing);
+    Ok(Disk { layer: Layer::Qcow2(Box::new(image)), backing: None, _lock: lock, _data_lock: data_lock })
+}
+
+/// Adds `file` to those of its chain, unless it is one of them already.
+fn enter(file: &FileDisk, seen: &mut Vec<Identity>) -> Result<(), Error> {
+    let this = identity(file)?;
+    if seen.contains(&this) {
+        return Err(Error::Loop(file.path().to_owned()));
     }
-    Ok(Disk { layer: Layer::Qcow2(Box::new(image)), backing, _lock: lock, _data_lock: data_lock })
+    if seen.len() >= MAX_CHAIN {
+        return Err(Error::TooDeep(MAX_CHAIN));
+    }
+    seen.push(this);
+    Ok(())
 }
 
 fn open_backing(
     path: &Path,
     image: &Image<FileDisk>,
     options: &OpenOptions,
-    seen: &mut Vec<(u64, u64)>,
+    seen: &mut Vec<Identity>,
 ) -> Result<Option<Arc<Disk>>, Error> {
+    let Some((below, options)) = backing_of(path, image, options)? else { return Ok(None) };
+    let disk = open_link(&below, &options, seen).map_err(|error| below_error(path, error))?;
+    Ok(Some(Arc::new(disk)))
+}
+
+/// Returns the path of the backing file that `image`, at `path`, names, and how to open it; `None` when there is none to open.
+pub(super) fn backing_of(
+    path: &Path,
+    image: &Image<FileDisk>,
+    options: &OpenOptions,
+) -> Result<Option<(PathBuf, OpenOptions)>, Error> {
     let Some(named) = image.backing_file().filter(|_| options.follow) else { return Ok(None) };
     let below = options.policy.resolve(path, BACKING, &named.name)?;
-    let wrap = |source| Error::Below { what: BACKING, image: path.to_owned(), source: Box::new(source) };
     // Without a recorded format QEMU guesses as well; images that are not trusted were refused above.
-    let format = named.format.map(|format| format.parse()).transpose().map_err(wrap)?;
-    let disk = open_link(&below, &OpenOptions { format, ..*options }, seen).map_err(|error| match error {
+    let format = named.format.map(|format| format.parse()).transpose().map_err(|error| below_error(path, error))?;
+    Ok(Some((below, OpenOptions { format, ..*options })))
+}
+
+/// Returns the error of the image at `path` whose backing file cannot be opened.
+pub(super) fn below_error(path: &Path, error: Error) -> Error {
+    match error {
         chain @ (Error::Loop(_) | Error::TooDeep(_) | Error::Below { .. }) => chain,
-        other => wrap(other),
-    })?;
-    Ok(Some(Arc::new(disk)))
+        source => Error::Below { what: BACKING, image: path.to_owned(), source: Box::new(source) },
+    }
 }
 
 fn open_data_file(path: &Path, image: &mut Image<FileDisk>, options: &OpenOptions) -> Result<Option<Lock>, Error> {
@@ -172,8 +206,10 @@ fn open_data_file(path: &Path, image: &mut Image<FileDisk>, options: &OpenOption
     Ok(lock)
 }
 
-/// Returns what tells a file from all others: device and inode.
-pub(super) fn identity(file: &FileDisk) -> Result<(u64, u64), Error> {
+/// What tells a file from all others: device and inode.
+pub(super) type Identity = (u64, u64);
+
+pub(super) fn identity(file: &FileDisk) -> Result<Identity, Error> {
     let path: PathBuf = file.path().to_owned();
     let metadata = file.file().metadata();
     let metadata = metadata.map_err(|error| block::Error::from_io(format!("cannot look at `{}`", path.display()), error))?;

@@ -19,6 +19,7 @@ mod cache;
 mod compression;
 mod content;
 mod create;
+mod empty;
 mod entry;
 mod error;
 mod extension;

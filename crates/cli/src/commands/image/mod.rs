@@ -1,6 +1,7 @@
 //! `vmimg image`: qemu-img's verbs, spelling, output and exit codes.
 
 mod bitmap;
+mod commit;
 mod convert;
 mod create;
 mod info;
@@ -39,6 +40,8 @@ enum Verb {
     Resize(resize::Args),
     /// Change a persistent bitmap of an image
     Bitmap(bitmap::Args),
+    /// Write what an image holds into the image below it
+    Commit(commit::Args),
     /// Put another backing file below an image, or none
     Rebase(rebase::Args),
 }
@@ -55,6 +58,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         Verb::Convert(args) => convert::run(args, context),
         Verb::Resize(args) => resize::run(&args, context),
         Verb::Bitmap(args) => bitmap::run(&args, context),
+        Verb::Commit(args) => commit::run(&args, context),
         Verb::Rebase(args) => rebase::run(&args, context),
     }
 }

@@ -12,6 +12,12 @@ impl<S: Resize> Image<S> {
     fn grow(&mut self, size: u64) -> Result<(), Error> {
         let old = self.header.size;
         self.check_size(size)?;
+        let cluster_end = old.next_multiple_of(self.geometry().cluster_size());
+        let hides_more = size > cluster_end && self.backing()?.is_some_and(|backing| backing.size() > old);
+        if self.header.version == Version::V2 && hides_more {
+            // It has no zero clusters.
+            return Err(Unsupported::Resize("growing a version 2 image over a longer backing file").into());
+        }
         self.check_bitmaps_follow(size)?;
         self.begin()?;
         self.mark_all_bitmaps(size)?;

@@ -44,7 +44,7 @@ impl<S: Resize> Image<S> {
 
 impl<S: Resize> Shadow<'_, S> {
     /// Gives up the L2 table that the L1 entry `word` names, with all it refers to.
-    fn drop_table(&mut self, index: u64, word: u64) -> Result<(), Error> {
+    pub(in crate::qcow2) fn drop_table(&mut self, index: u64, word: u64) -> Result<(), Error> {
         let at = word_offset(self.header.l1_offset, index);
         let (Some((host, _)), Some(table)) = (decode_l1(word, self.header.geometry, at)?, self.image().l2_table(index)?) else {
             return Ok(());

@@ -2,6 +2,7 @@
 
 pub mod disk;
 pub mod facts;
+pub mod fuzz;
 pub mod host;
 pub mod libvirt;
 pub mod machine;

@@ -61,3 +61,5 @@ mod tests;
 mod tests_bitmap;
 #[cfg(test)]
 mod tests_cut;
+#[cfg(test)]
+mod tests_model;

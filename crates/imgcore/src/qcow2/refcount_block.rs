@@ -2,6 +2,20 @@
 //!
 //! Spec: "Refcount block entry": big-endian; below a byte, the first entry is in the least significant bits.
 
+use super::error::Corrupt;
+use super::geometry::Geometry;
+use crate::block::BlockRead;
+
+/// Fails when `cluster`, before which all are taken, lies far behind the end of the image: nothing could have taken those.
+pub(super) fn refuse_behind<S: BlockRead>(storage: &S, geometry: Geometry, cluster: u64) -> Result<(), Corrupt> {
+    let end = geometry.clusters(storage.size()).saturating_add(MOST_BEHIND);
+    if cluster <= end {
+        return Ok(());
+    }
+    let offset = geometry.offset(cluster).unwrap_or(u64::MAX);
+    Err(Corrupt::new("refcount table", offset, "clusters far behind the end of the image are counted as used"))
+}
+
 /// Returns refcount `index` of a block whose refcounts have `1 << order` bits.
 pub(super) fn get(block: &[u8], index: usize, order: u32) -> u64 {
     match order {
@@ -39,6 +53,9 @@ pub(super) fn set(block: &mut [u8], index: usize, order: u32, value: u64) {
         }
     }
 }
+
+/// Clusters behind the end of an image that may be counted: space that is set aside before the file is as long.
+const MOST_BEHIND: u64 = 1 << 24;
 
 fn mask(order: u32) -> u8 {
     match order {

@@ -122,7 +122,7 @@ proptest! {
     ) {
         let record = |len: &Option<usize>, round: usize| len.map(|len| NewBacking {
             name: vec![b'a' + round as u8; len],
-            format: if round % 2 == 0 { "raw" } else { "qcow2" }.to_owned(),
+            format: if round.is_multiple_of(2) { "raw" } else { "qcow2" }.to_owned(),
         });
         let first = record(&names[0], 0);
         let options = CreateOptions { cluster_size: 1 << cluster_bits, backing: first, ..CreateOptions::new(8192) };

@@ -157,6 +157,7 @@ impl<'a> NewRefcounts<'a> {
                 self.full = block;
             }
             (first, found) = (cluster.saturating_add(1), 0);
+            refcount_block::refuse_behind(storage, self.old, first)?;
         }
         self.next = first.saturating_add(count);
         Ok(first)
@@ -188,6 +189,8 @@ impl<'a> NewRefcounts<'a> {
         while let Some((cluster, change)) = waiting.pop() {
             let (index, place) = split(self.new, cluster);
             if !self.moved.contains(&index) {
+                // What is wrong is found before there is a table for it.
+                self.check_change(storage, cluster, change)?;
                 self.copy_block(storage, index, &mut waiting)?;
             }
             let (order, max) = (self.new.refcount_order, self.new.refcount_max());
@@ -209,6 +212,20 @@ impl<'a> NewRefcounts<'a> {
             if new == 0 && change < 0 {
                 self.note_free(offset);
             }
+        }
+        Ok(())
+    }
+
+    /// Fails for a cluster that loses more references than it has, and for one that no table can count.
+    fn check_change<S: Resize>(&mut self, storage: &mut S, cluster: u64, change: i64) -> Result<(), Error> {
+        let (index, _) = split(self.new, cluster);
+        if index.saturating_mul(8) >= MAX_REFCOUNT_TABLE {
+            return Err(Unsupported::TooLarge("refcount table", MAX_REFCOUNT_TABLE).into());
+        }
+        if change < 0 && self.get(storage, cluster)?.checked_add_signed(change).is_none() {
+            let offset = self.old.offset(cluster).unwrap_or(u64::MAX);
+            let rule = "it is less than the references to the cluster";
+            return Err(Corrupt::new("refcount of the cluster", offset, rule).into());
         }
         Ok(())
     }

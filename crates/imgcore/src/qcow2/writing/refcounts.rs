@@ -151,6 +151,7 @@ impl Refcounts {
                 if place == 0 {
                     self.full = self.table.get(to_usize(index)).copied();
                 }
+                refcount_block::refuse_behind(storage, self.geometry, block_start)?;
                 self.first_free = block_start.saturating_add(self.geometry.refcount_block_entries());
                 continue;
             };
@@ -176,12 +177,16 @@ impl Refcounts {
                     continue;
                 }
             }
-            let missing = self.block(storage, index)?.is_none();
-            if missing || self.get(storage, cluster)? != 0 {
+            if self.block(storage, index)?.is_none() {
+                (cluster, found) = (index.saturating_add(1).saturating_mul(entries), 0);
+                continue;
+            }
+            if self.get(storage, cluster)? != 0 {
                 (found, taken) = (0, taken.saturating_add(1));
-                if taken == entries && !missing {
+                if taken == entries {
                     self.full = self.table.get(to_usize(index)).copied();
                 }
+                refcount_block::refuse_behind(storage, self.geometry, cluster)?;
             } else {
                 found = found.saturating_add(1);
             }

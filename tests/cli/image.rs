@@ -280,3 +280,40 @@ fn commit_says_and_ends_as_qemu_img_does() {
         );
     }
 }
+
+#[test]
+fn images_are_named_as_qemu_img_names_them() {
+    let sandbox = sandbox();
+    sandbox.done("image create -q -f qcow2 a.qcow2 1M");
+    for line in [
+        "info file:a.qcow2",
+        "info --image-opts driver=qcow2,file.filename=a.qcow2",
+        "info --image-opts file.driver=file,file.filename=a.qcow2",
+        "info --image-opts driver=raw,file.filename=a.qcow2",
+        "info -U --output json --image-opts driver=qcow2,file.filename=a.qcow2,file.locking=off",
+    ] {
+        let line = line.replace("--output json ", "");
+        assert_eq!(sandbox.done(&format!("image {line}")), sandbox.qemu_img(&line).stdout, "{line}");
+    }
+    sandbox.done("image resize -q --image-opts driver=qcow2,file.filename=a.qcow2 2M");
+    assert!(sandbox.done("image info a.qcow2").contains("virtual size: 2 MiB"));
+    insta::assert_snapshot!(sandbox.run("image info json:{}"), @r"
+    exit status 1
+    --- stderr
+    error: `json:` is not supported: images are files
+
+    hint: a file whose own name has a colon is `./NAME` or `file:NAME`
+    ");
+    for line in [
+        "info nbd://localhost/x",
+        "info --image-opts -f raw driver=raw,file.filename=a.qcow2",
+        "info --image-opts driver=nbd,host=x",
+        "info --image-opts a.qcow2",
+        "resize --image-opts driver=qcow2,file.filename=a.qcow2,force-share=on 3M",
+        "map -f luks a.qcow2",
+    ] {
+        let outcome = sandbox.run(&format!("image {line}"));
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (1, ""), "{line}\n{outcome}");
+        assert!(outcome.stderr.starts_with("error: "), "{line}\n{outcome}");
+    }
+}

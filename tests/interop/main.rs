@@ -2,11 +2,14 @@
 
 mod bitmaps;
 mod commit;
+mod compare;
 mod domain;
 mod ext4;
 mod ext4_grow;
 mod guest;
 mod lock;
+mod map;
+mod measure;
 mod partition;
 mod qcow2;
 mod rebase;

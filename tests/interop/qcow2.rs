@@ -87,7 +87,7 @@ impl Bench {
     }
 
     /// An image by qemu-img, with or without a backing file of another size, and with changes by qemu-io.
-    fn foreign(&mut self, options: &str, size: u64, backing: Option<&str>) -> PathBuf {
+    pub(crate) fn foreign(&mut self, options: &str, size: u64, backing: Option<&str>) -> PathBuf {
         let image = self.path("image.qcow2");
         let mut create = Tool::new("qemu-img").args(["create", "-q", "-f", "qcow2", "-o", options]);
         if let Some(format) = backing {

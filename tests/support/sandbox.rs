@@ -90,6 +90,12 @@ impl Sandbox {
         self.outcome(self.program().args(line.split_whitespace()).output())
     }
 
+    /// Runs qemu-img with the words of `line`.
+    #[track_caller]
+    pub fn qemu_img(&self, line: &str) -> Outcome {
+        self.outcome(self.tool("qemu-img").args(line.split_whitespace()).output())
+    }
+
     /// Runs the program with the words of `line` and returns its standard output; it must succeed.
     ///
     /// # Panics

@@ -27,6 +27,8 @@ pub enum ExitStatus {
     Hypervisor,
     /// 9: the time limit ran out.
     TimedOut,
+    /// What a verb of `vmimg image` says with its exit status, as `check` and `compare` do.
+    Verb(u8),
 }
 
 impl ExitStatus {
@@ -44,6 +46,7 @@ impl ExitStatus {
             Self::Storage => 7,
             Self::Hypervisor => 8,
             Self::TimedOut => 9,
+            Self::Verb(code) => code,
         }
     }
 }
@@ -52,7 +55,7 @@ impl From<ErrorKind> for ExitStatus {
     fn from(kind: ErrorKind) -> Self {
         match kind {
             ErrorKind::OutputClosed => Self::Done,
-            ErrorKind::Unexpected | ErrorKind::Interrupted => Self::Unexpected,
+            ErrorKind::Unexpected | ErrorKind::Interrupted | ErrorKind::Answer => Self::Unexpected,
             ErrorKind::Usage => Self::Usage,
             ErrorKind::NotFound => Self::NotFound,
             ErrorKind::Corrupt => Self::Corrupt,

@@ -133,10 +133,11 @@ pub fn report_usage(error: &clap::Error, arguments: &[OsString], context: &Conte
 /// Returns the exit status for the failure of the command in `arguments`.
 #[must_use]
 pub fn status_of(error: &CommandError, arguments: &[OsString]) -> ExitStatus {
-    match ExitStatus::from(error.kind()) {
-        ExitStatus::Done => ExitStatus::Done,
+    match (ExitStatus::from(error.kind()), error.status()) {
+        (ExitStatus::Done, _) => ExitStatus::Done,
+        (_, Some(code)) => ExitStatus::Verb(code),
         _ if takes_codes_of_qemu_img(arguments) => ExitStatus::Unexpected,
-        status => status,
+        (status, None) => status,
     }
 }
 

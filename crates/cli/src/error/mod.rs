@@ -18,6 +18,7 @@ pub struct CommandError {
     message: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
     hints: Vec<String>,
+    status: Option<u8>,
 }
 
 /// The class of a command's failure; it decides the exit status.
@@ -45,13 +46,15 @@ pub enum ErrorKind {
     Interrupted,
     /// Whoever reads the output has seen enough: a success.
     OutputClosed,
+    /// Nothing failed: the exit status is the answer.
+    Answer,
 }
 
 impl CommandError {
     /// Returns the error of `kind` that says `message`: a fragment without a full stop.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None, hints: Vec::new() }
+        Self { kind, message: message.into(), source: None, hints: Vec::new(), status: None }
     }
 
     /// Returns the error for the operating system's `source`, while doing what `message` says.
@@ -76,18 +79,37 @@ impl CommandError {
         self
     }
 
+    /// Returns what ends a command with `status`, and says nothing.
+    #[must_use]
+    pub fn answer(status: u8) -> Self {
+        Self::new(ErrorKind::Answer, format!("the answer is the exit status {status}")).with_status(status)
+    }
+
+    /// Returns the error with an exit status of the command's own, in place of that of its class.
+    #[must_use]
+    pub fn with_status(mut self, status: u8) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// Returns the exit status of the command's own, if there is one.
+    #[must_use]
+    pub fn status(&self) -> Option<u8> {
+        self.status
+    }
+
     /// Returns the error that says what `source` says, and no more.
     fn from_source(kind: ErrorKind, hint: Option<&str>, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let source = source.into();
         let hints = hint.into_iter().map(str::to_owned).collect();
-        Self { kind, message: source.to_string(), source: Some(source), hints }
+        Self { kind, message: source.to_string(), source: Some(source), hints, status: None }
     }
 
     /// Returns the error with `message` in front, the present one as its cause, the same kind and the same hints.
     #[must_use]
     pub fn context(mut self, message: impl Into<String>) -> Self {
-        let hints = std::mem::take(&mut self.hints);
-        Self { kind: self.kind, message: message.into(), source: Some(self.into()), hints }
+        let (hints, status) = (std::mem::take(&mut self.hints), self.status);
+        Self { kind: self.kind, message: message.into(), source: Some(self.into()), hints, status }
     }
 
     /// Returns the class.
@@ -104,7 +126,7 @@ impl CommandError {
 
     /// Writes the error, its causes and its hints to standard error; what only says that the program was stopped is not written.
     pub fn report(&self, context: &Context) {
-        if matches!(self.kind, ErrorKind::OutputClosed | ErrorKind::Interrupted) {
+        if matches!(self.kind, ErrorKind::OutputClosed | ErrorKind::Interrupted | ErrorKind::Answer) {
             return;
         }
         let (error, cause, hint) = if context.colors() {

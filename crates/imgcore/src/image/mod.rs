@@ -3,6 +3,8 @@
 //! ```text
 //! open           path, format, policy  -->  Disk: a chain for reading      open_writable  -->  WritableDisk
 //! Info           what qemu-img info says about a Disk, or about a chain; Display is its text
+//! map            which image of a chain stores which bytes of a disk, and where
+//! compare        do two disks read the same; measure: how large would a copy become
 //! create         an empty image; open_below is what will lie below it
 //! convert        a disk  -->  an image, whole or as what differs from a backing disk
 //! resize         a WritableDisk, in place
@@ -14,6 +16,7 @@
 //! the error that this returns.
 
 mod commit;
+mod compare;
 mod convert;
 mod create;
 mod differences;
@@ -21,6 +24,8 @@ mod disk;
 mod error;
 mod format;
 mod info;
+mod map;
+mod measure;
 mod open;
 mod open_commit;
 mod origin;
@@ -32,13 +37,16 @@ mod watched;
 mod writable;
 
 pub use commit::{CommitOptions, commit, commit_image};
+pub use compare::{CompareError, CompareOptions, Comparison, compare};
 pub use convert::{ConvertOptions, convert};
 pub use create::{NewDisk, create, overlay_options};
 pub use disk::Disk;
 pub use error::Error;
 pub use format::{Format, probe};
 pub use info::{BitmapInfo, Child, FormatSpecific, Info, SnapshotInfo, Specific};
-pub use open::{OpenOptions, open, open_below, open_writable};
+pub use map::{MapEntry, MapKind, map, map_files};
+pub use measure::{Measurement, measure, measure_new};
+pub use open::{OpenOptions, open, open_below, open_over, open_writable};
 pub use policy::OpenPolicy;
 pub use rebase::{Chains, RebaseOptions, rebase, rebase_image, record_backing};
 pub use resize::{ResizeOptions, resize};

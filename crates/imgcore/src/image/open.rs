@@ -120,6 +120,23 @@ pub(super) fn refuse_itself(above: &FileDisk, backing: &NewBacking) -> Result<()
     Ok(())
 }
 
+/// Opens the image at `path` for reading over `backing`, whatever the image itself says lies below it.
+///
+/// # Errors
+///
+/// As [`open`]; [`Error::InvalidOptions`] when its format knows no backing files.
+pub fn open_over(path: &Path, options: &OpenOptions, backing: Disk) -> Result<Disk, Error> {
+    let mut disk = open_layer(path, options, &mut Vec::new())?;
+    let Layer::Qcow2(image) = &mut disk.layer else {
+        return Err(Error::InvalidOptions("the format `raw` has no backing file".to_owned()));
+    };
+    let backing = Arc::new(backing);
+    let below: Arc<Disk> = Arc::clone(&backing);
+    image.set_backing(below);
+    disk.backing = Some(backing);
+    Ok(disk)
+}
+
 /// Opens one image of a chain and what lies below it; `seen` are the files above.
 pub(super) fn open_link(path: &Path, options: &OpenOptions, seen: &mut Vec<Identity>) -> Result<Disk, Error> {
     let mut disk = open_layer(path, options, seen)?;

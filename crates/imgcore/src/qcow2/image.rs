@@ -138,6 +138,12 @@ impl<S: BlockRead> Image<S> {
         &self.storage
     }
 
+    /// Returns the external data file that it was given.
+    #[must_use]
+    pub fn data_storage(&self) -> Option<&S> {
+        self.data_file.as_ref()
+    }
+
     /// Returns the storage below. What was written and not flushed is lost.
     #[must_use]
     pub fn into_storage(self) -> S {
@@ -249,7 +255,7 @@ impl<S: BlockRead> Image<S> {
     }
 
     /// Returns whether the cluster at `offset` has never been written.
-    fn lies_in_hole(&self, offset: HostOffset) -> Result<bool, Error> {
+    pub(super) fn lies_in_hole(&self, offset: HostOffset) -> Result<bool, Error> {
         if offset.0 >= self.storage.size() {
             return Ok(false);
         }

@@ -84,7 +84,7 @@ impl<S: BlockRead> Image<S> {
     }
 
     /// Returns how many bytes from `guest` on have no L2 table, up to `limit`.
-    fn missing_tables(&self, guest: GuestOffset, limit: u64) -> u64 {
+    pub(super) fn missing_tables(&self, guest: GuestOffset, limit: u64) -> u64 {
         let geometry = self.geometry();
         let first = geometry.l1_index(guest);
         let mut last = first;

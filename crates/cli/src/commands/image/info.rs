@@ -1,13 +1,15 @@
 //! `vmimg image info`: what an image is.
 
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::Path;
 
 use imgcore::block;
-use imgcore::image::{self, Format, Info, OpenOptions};
+use imgcore::image::{self, Info, OpenOptions};
 
+use super::output::Output;
+use super::reference::{ImageReference, SourceArgs};
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::open::{TrustArgs, options};
 use crate::output::print_json;
 
 /// The arguments of `vmimg image info`.
@@ -18,9 +20,8 @@ Examples:
   vmimg image info --output=json --backing-chain web1.qcow2
   vmimg image info -f qcow2 -U running.qcow2")]
 pub(super) struct Args {
-    /// The image's format; it is guessed otherwise
-    #[arg(short = 'f', value_name = "FORMAT")]
-    format: Option<Format>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// Print JSON for programs or text for people
     #[arg(long, value_name = "FORM", default_value = "human")]
     output: Output,
@@ -32,17 +33,12 @@ pub(super) struct Args {
     force_share: bool,
     /// The image
     #[arg(value_name = "IMG")]
-    image: PathBuf,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-enum Output {
-    Human,
-    Json,
+    image: OsString,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let reports = look(args, context).map_err(|error| {
+    let reference = args.source.reference(&args.image)?;
+    let reports = look(args, &reference, context).map_err(|error| {
         let in_use = error.kind() == block::ErrorKind::InUse && !args.force_share;
         let error = CommandError::from(error);
         if in_use { error.hint("`-U` looks at it all the same") } else { error }
@@ -58,11 +54,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 }
 
 /// Describes the image, and those below it if they are wanted.
-fn look(args: &Args, context: &Context) -> Result<Vec<Info>, image::Error> {
-    let path = context.absolute(&args.image);
-    let options = OpenOptions { lock: !args.force_share, follow: false, ..options(args.format, TrustArgs::OWN) };
+fn look(args: &Args, reference: &ImageReference, context: &Context) -> Result<Vec<Info>, image::Error> {
+    let options = reference.clone().shared(args.force_share).options(args.source.trust);
+    let options = OpenOptions { follow: false, ..options };
     if args.backing_chain {
-        return Info::read_chain(&args.image, &context.absolute(Path::new("")), &options);
+        return Info::read_chain(&reference.path, &context.absolute(Path::new("")), &options);
     }
-    Ok(vec![Info::read(&image::open(&path, &options)?, &args.image)?])
+    Ok(vec![Info::read(&image::open(&context.absolute(&reference.path), &options)?, &reference.path)?])
 }

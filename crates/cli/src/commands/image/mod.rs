@@ -2,11 +2,16 @@
 
 mod bitmap;
 mod commit;
+mod compare;
 mod convert;
 mod create;
 mod info;
+mod map;
+mod measure;
 mod options;
+mod output;
 mod rebase;
+mod reference;
 mod resize;
 mod watch;
 
@@ -44,6 +49,12 @@ enum Verb {
     Commit(commit::Args),
     /// Put another backing file below an image, or none
     Rebase(rebase::Args),
+    /// Show which image stores which bytes of a disk, and where
+    Map(map::Args),
+    /// Compare what two disks hold
+    Compare(compare::Args),
+    /// Show how large a new image would become
+    Measure(measure::Args),
 }
 
 /// Runs `vmimg image`.
@@ -60,5 +71,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         Verb::Bitmap(args) => bitmap::run(&args, context),
         Verb::Commit(args) => commit::run(&args, context),
         Verb::Rebase(args) => rebase::run(&args, context),
+        Verb::Map(args) => map::run(&args, context),
+        Verb::Compare(args) => compare::run(&args, context),
+        Verb::Measure(args) => measure::run(&args, context),
     }
 }

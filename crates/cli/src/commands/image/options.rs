@@ -151,7 +151,7 @@ impl CreateOptions {
 }
 
 /// Splits at single commas; two of them stand for one.
-fn split(list: &str) -> Vec<String> {
+pub(super) fn split(list: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut rest = list.chars().peekable();
     while let Some(c) = rest.next() {

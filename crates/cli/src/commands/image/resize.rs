@@ -1,14 +1,14 @@
 //! `vmimg image resize`: a larger disk.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
 
 use imgcore::block::BlockRead;
 use imgcore::image::{self, Format, ResizeOptions};
 
 use super::options::Preallocation;
+use super::reference::SourceArgs;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::open::{TrustArgs, open_writable, options};
 use crate::output::{print_line, warn};
 use crate::size::Size;
 
@@ -21,9 +21,8 @@ Examples:
   vmimg image resize -f qcow2 web1.qcow2 20G
   vmimg image resize -f raw disk.raw +512M")]
 pub(super) struct Args {
-    /// The image's format; it is guessed otherwise
-    #[arg(short = 'f', value_name = "FORMAT")]
-    format: Option<Format>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// What is done for the new space: off, metadata, falloc, full
     #[arg(long, value_name = "MODE", default_value = "off", hide_possible_values = true)]
     preallocation: Preallocation,
@@ -33,11 +32,9 @@ pub(super) struct Args {
     /// Say nothing
     #[arg(short = 'q')]
     quiet: bool,
-    #[command(flatten)]
-    trust: TrustArgs,
     /// The image
     #[arg(value_name = "IMG")]
-    image: PathBuf,
+    image: OsString,
     /// The new size, or a change with + or - in front
     #[arg(value_name = "SIZE", allow_hyphen_values = true)]
     size: NewSize,
@@ -52,9 +49,10 @@ enum NewSize {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let mut disk = open_writable(context, &args.image, &options(args.format, args.trust))?;
-    if args.format.is_none() && disk.format() == Format::Raw {
-        warn(context, format!("the format of `{}` was guessed to be raw; `-f raw` declares it", args.image.display()));
+    let reference = args.source.reference(&args.image)?;
+    let mut disk = reference.open_writable(context, args.source.trust)?;
+    if reference.format.is_none() && disk.format() == Format::Raw {
+        warn(context, format!("the format of `{}` was guessed to be raw; `-f raw` declares it", reference.path.display()));
     }
     let new = match args.size {
         NewSize::To(size) => size.0,

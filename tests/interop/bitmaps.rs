@@ -217,8 +217,11 @@ fn many_bitmaps_with_long_names_are_stored_and_a_full_one_takes_no_space() {
     let mut disk = image::open_writable(&path, &OpenOptions::default()).unwrap();
     let mut full = Bits::new(64 << 20, 512);
     full.mark(ByteRange::new(0, 64 << 20).unwrap());
-    let new =
-        |index: usize, bits: &Bits| NewBitmap { name: format!("{index:01023}"), auto: index % 2 == 0, bits: bits.clone() };
+    let new = |index: usize, bits: &Bits| NewBitmap {
+        name: format!("{index:01023}"),
+        auto: index.is_multiple_of(2),
+        bits: bits.clone(),
+    };
     let all: Vec<NewBitmap> = (0..100).map(|index| new(index, &full)).collect();
     let image = disk.qcow2_mut().unwrap();
     image.store_bitmaps(&all).unwrap();

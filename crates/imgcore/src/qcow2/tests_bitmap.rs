@@ -377,3 +377,20 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     }
     assert!(image.into_storage().as_bytes() == before);
 }
+
+#[test]
+fn a_corrupt_bitmap_stays_in_use_beside_one_that_is_saved_and_can_be_removed() {
+    let mut storage = with_bitmaps(9, 4, 1_500_160);
+    let image = Image::open(storage.clone()).unwrap();
+    let table = image.bitmaps().unwrap()[0].table;
+    storage.write_all_at(&(1_u64 << 40).to_be_bytes(), table.0).unwrap();
+    let mut image = Image::open(storage).unwrap();
+    image.write_all_at(&[1; 512], 100_352).unwrap();
+    image.close().unwrap();
+    let bitmaps = image.bitmaps().unwrap();
+    assert_eq!(bitmaps.iter().map(|bitmap| bitmap.in_use).collect::<Vec<_>>(), [true, false, false]);
+    assert!(marks(&image.bitmap_bits(&name(1)).unwrap())[196]);
+    image.change_bitmap(&name(0), &[BitmapChange::Remove]).unwrap();
+    assert_eq!(image.bitmaps().unwrap().len(), 2);
+    assert_sound(image.into_storage().as_bytes(), Leaks::Allowed);
+}

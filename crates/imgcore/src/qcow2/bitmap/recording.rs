@@ -125,18 +125,36 @@ impl<S: Resize> Image<S> {
         if recording.bitmaps.iter().all(|entry| !entry.marked) {
             return Ok(());
         }
-        let mut shadow = self.shadow()?;
+        let mut lost = Vec::new();
+        while let Err((index, error)) = self.store_recording(&recording, &lost) {
+            // A bitmap that cannot be read stays in use; the others are stored.
+            match (error, index) {
+                (Error::Corrupt(_), Some(index)) if lost.len() < MOST_LOST => lost.push(index),
+                (Error::Corrupt(_), Some(_)) => return Ok(()),
+                (error, _) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores the bitmaps of a recording but for those at `lost`. The index is that of the bitmap which failed.
+    fn store_recording(&mut self, recording: &Recording, lost: &[usize]) -> Result<(), (Option<usize>, Error)> {
+        let other = |error| (None, error);
+        let mut shadow = self.shadow().map_err(other)?;
         let sizes = Sizes { old: recording.size, new: shadow.header.size };
         let mut bitmaps = Vec::with_capacity(recording.bitmaps.len());
-        for Entry { mut bitmap, marked } in recording.bitmaps {
-            if marked {
+        for (index, Entry { bitmap, marked }) in recording.bitmaps.iter().enumerate() {
+            let mut bitmap = bitmap.clone();
+            if lost.contains(&index) {
+                bitmap.in_use = true;
+            } else if *marked {
                 let changed = recording.changed.as_ref().filter(|_| bitmap.auto);
-                follow(&mut shadow, &mut bitmap, sizes, changed)?;
+                follow(&mut shadow, &mut bitmap, sizes, changed).map_err(|error| (Some(index), error))?;
             }
             bitmaps.push(bitmap);
         }
-        put_directory(&mut shadow, &bitmaps)?;
-        shadow.commit()
+        put_directory(&mut shadow, &bitmaps).map_err(other)?;
+        shadow.commit().map_err(other)
     }
 }
 
@@ -152,3 +170,6 @@ impl<S: Resize> Shadow<'_, S> {
         if bitmaps.is_empty() { Ok(()) } else { put_directory(self, &bitmaps) }
     }
 }
+
+/// The most bitmaps that are found to be corrupt one by one, before all of them stay in use.
+const MOST_LOST: usize = 8;

@@ -42,7 +42,7 @@ pub(super) fn put_new<S: Resize>(shadow: &mut Shadow<'_, S>, bitmap: &mut Bitmap
     put_table(shadow, bitmap, &parts)
 }
 
-/// Gives up the clusters of a bitmap. Those of a table that cannot be read are leaked: it names none for sure.
+/// Gives up the clusters of a bitmap. What a corrupt one names and nothing counts is left alone, so that it can be removed.
 pub(super) fn give_up<S: Resize>(shadow: &mut Shadow<'_, S>, bitmap: &Bitmap) -> Result<(), Error> {
     let geometry = shadow.image().geometry();
     let parts = match read_table(&shadow.image().storage, geometry, bitmap.table, bitmap.table_entries) {
@@ -51,9 +51,17 @@ pub(super) fn give_up<S: Resize>(shadow: &mut Shadow<'_, S>, bitmap: &Bitmap) ->
         Err(error) => return Err(error),
     };
     for part in parts {
-        free(shadow, part)?;
+        lenient(free(shadow, part))?;
     }
-    shadow.refer(bitmap.table, bitmap.table_entries.saturating_mul(8), -1)
+    lenient(shadow.refer(bitmap.table, bitmap.table_entries.saturating_mul(8), -1))
+}
+
+/// Returns the result of giving something up, where nothing wrong is that it is free already.
+fn lenient(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(Error::Corrupt(_)) => Ok(()),
+        other => other,
+    }
 }
 
 /// Stores the directory, or takes it away with the last bitmap.

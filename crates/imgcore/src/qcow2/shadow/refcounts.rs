@@ -219,13 +219,13 @@ impl<'a> NewRefcounts<'a> {
     /// Fails for a cluster that loses more references than it has, and for one that no table can count.
     fn check_change<S: Resize>(&mut self, storage: &mut S, cluster: u64, change: i64) -> Result<(), Error> {
         let (index, _) = split(self.new, cluster);
-        if index.saturating_mul(8) >= MAX_REFCOUNT_TABLE {
-            return Err(Unsupported::TooLarge("refcount table", MAX_REFCOUNT_TABLE).into());
-        }
         if change < 0 && self.get(storage, cluster)?.checked_add_signed(change).is_none() {
             let offset = self.old.offset(cluster).unwrap_or(u64::MAX);
             let rule = "it is less than the references to the cluster";
             return Err(Corrupt::new("refcount of the cluster", offset, rule).into());
+        }
+        if index.saturating_mul(8) >= MAX_REFCOUNT_TABLE {
+            return Err(Unsupported::TooLarge("refcount table", MAX_REFCOUNT_TABLE).into());
         }
         Ok(())
     }

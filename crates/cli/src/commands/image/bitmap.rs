@@ -1,14 +1,13 @@
 //! `vmimg image bitmap`: changes of a persistent bitmap.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, FromArgMatches};
-use imgcore::image::{self, Format, OpenOptions};
 use imgcore::qcow2::{BitmapChange, BitmapError, Bits};
 
+use super::reference::{ImageReference, SourceArgs};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
-use crate::open::{TrustArgs, open_writable, options};
 use crate::size::Size;
 
 /// The arguments of `vmimg image bitmap`.
@@ -28,21 +27,20 @@ Examples:
 pub(super) struct Args {
     #[command(flatten)]
     actions: Actions,
-    /// The image's format; it is guessed otherwise
-    #[arg(short = 'f', long, value_name = "FORMAT")]
-    format: Option<Format>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// Bytes of the disk for each bit, with --add
     #[arg(short = 'g', long, value_name = "SIZE", requires = "add")]
     granularity: Option<Size>,
     /// The image that has the bitmap for --merge; IMG otherwise
     #[arg(short = 'b', long, value_name = "FILE", requires = "merge")]
-    source_file: Option<PathBuf>,
+    source_file: Option<OsString>,
     /// The format of that image
     #[arg(short = 'F', long, value_name = "FORMAT", requires = "source_file")]
-    source_format: Option<Format>,
+    source_format: Option<String>,
     /// The image
     #[arg(value_name = "IMG")]
-    image: PathBuf,
+    image: OsString,
     /// The name of the bitmap
     #[arg(value_name = "BITMAP")]
     bitmap: String,
@@ -63,11 +61,10 @@ enum Action {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    // Nothing below the image is needed.
-    let open = |format| OpenOptions { follow: false, ..options(format, TrustArgs::OWN) };
-    let mut disk = open_writable(context, &args.image, &open(args.format))?;
+    let trust = args.source.trust;
+    let mut disk = args.source.reference(&args.image)?.open_writable(context, trust)?;
     let other = match &args.source_file {
-        Some(path) => Some(image::open(&context.absolute(path), &open(args.source_format))?),
+        Some(name) => Some(ImageReference::parse(name, args.source_format.as_deref(), false)?.open(context, trust)?),
         None => None,
     };
     let marks_of = |name: &str| -> Result<Option<Bits>, CommandError> {

@@ -317,3 +317,96 @@ fn images_are_named_as_qemu_img_names_them() {
         assert!(outcome.stderr.starts_with("error: "), "{line}\n{outcome}");
     }
 }
+
+#[test]
+fn an_image_that_is_not_trusted_must_be_what_it_seems_and_stand_alone() {
+    let sandbox = sandbox();
+    let qemu = |line: &str| assert_eq!(sandbox.qemu_img(line).status, 0, "{line}");
+    sandbox.file("base.raw", vec![0; 1 << 20]);
+    qemu("create -q -f qcow2 good.qcow2 1M");
+    qemu("create -q -f qcow2 -b base.raw -F raw over.qcow2");
+    qemu("create -q -f qcow2 -o data_file=data.raw data.qcow2 1M");
+    for (name, at, byte) in [("compatible.qcow2", 87, 2), ("autoclear.qcow2", 95, 4), ("both.qcow2", 64, 0)] {
+        let mut bytes = fs::read(sandbox.path("good.qcow2")).unwrap();
+        bytes[at] |= byte;
+        if byte == 0 {
+            bytes[32_769..32_774].copy_from_slice(b"CD001");
+        }
+        sandbox.file(name, bytes);
+    }
+    let mut iso = vec![0; 1 << 20];
+    iso[32_769..32_774].copy_from_slice(b"CD001");
+    sandbox.file("disc.raw", &iso);
+    let mut parted = vec![0; 1 << 20];
+    parted[510..512].copy_from_slice(b"\x55\xaa");
+    sandbox.file("parted.raw", &parted);
+    for (image, sound) in [
+        ("-f qcow2 good.qcow2", true),
+        ("good.qcow2", true),
+        ("parted.raw", true),
+        ("-f raw parted.raw", true),
+        ("over.qcow2", false),
+        ("data.qcow2", false),
+        ("compatible.qcow2", false),
+        ("autoclear.qcow2", false),
+        ("both.qcow2", false),
+        ("disc.raw", false),
+        ("-f raw disc.raw", false),
+        ("-f raw good.qcow2", false),
+        ("--image-opts driver=raw,file.filename=good.qcow2", false),
+    ] {
+        for line in
+            [format!("--untrusted info {image}"), format!("map --untrusted {image}"), format!("measure --untrusted {image}")]
+        {
+            let outcome = sandbox.run(&format!("image {line}"));
+            assert_eq!(outcome.status == 0, sound, "{line}\n{outcome}");
+            assert_eq!(sandbox.run(&format!("image {}", line.replace("--untrusted", ""))).status, 0, "{line}");
+        }
+    }
+    for line in ["resize --untrusted over.qcow2 2M", "--untrusted rebase -u -b '' over.qcow2", "--untrusted commit over.qcow2"]
+    {
+        let outcome = sandbox.run(&format!("image {line}"));
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (1, ""), "{line}\n{outcome}");
+    }
+    assert_eq!(sandbox.run("image --untrusted compare over.qcow2 base.raw").status, 2);
+    assert_eq!(sandbox.run("image --untrusted create -q -f qcow2 -b over.qcow2 -F qcow2 new.qcow2").status, 1);
+    sandbox.done("image --untrusted create -q -f qcow2 -b good.qcow2 -F qcow2 new.qcow2");
+    insta::assert_snapshot!(sandbox.run("image --untrusted info both.qcow2"), @r"
+    exit status 1
+    --- stderr
+    error: `[SANDBOX]/both.qcow2` cannot be trusted: its bytes are those of an ISO 9660 file system, and it was opened as qcow2
+    ");
+}
+
+#[test]
+fn images_of_other_formats_are_not_read_as_raw() {
+    let sandbox = sandbox();
+    for format in ["vmdk", "vpc", "vhdx", "vdi", "qed", "qcow", "parallels"] {
+        let line = format!("create -q -f {format} disk.{format} 4M");
+        assert_eq!(sandbox.qemu_img(&line).status, 0, "{line}");
+        for line in [format!("info disk.{format}"), format!("map disk.{format}"), format!("convert disk.{format} copy.raw")] {
+            let outcome = sandbox.run(&format!("image {line}"));
+            assert_eq!((outcome.status, outcome.stdout.as_str()), (1, ""), "{line}\n{outcome}");
+        }
+        let outcome = sandbox.run(&format!("image map -f {format} disk.{format}"));
+        assert_eq!(outcome.status, 1, "{outcome}");
+        assert!(outcome.stderr.contains(&format!("the image format `{format}` is not supported")), "{outcome}");
+        sandbox.done(&format!("image map -f raw disk.{format}"));
+    }
+    sandbox.file("secret", "passphrase");
+    for (format, options) in [("luks", "key-secret=s"), ("qcow2", "encrypt.format=luks,encrypt.key-secret=s")] {
+        let options = format!("{options},{}iter-time=10", if format == "luks" { "" } else { "encrypt." });
+        sandbox
+            .tool("qemu-img")
+            .args(["create", "-q", "--object", "secret,id=s,file=secret", "-f", format, "-o", &options, "locked", "4M"])
+            .run();
+        for line in
+            ["map locked", "compare locked locked", "measure locked", "convert -O raw locked copy.raw", "resize locked 8M"]
+        {
+            let outcome = sandbox.run(&format!("image {line}"));
+            assert!(outcome.status > 0 && outcome.stdout.is_empty(), "{line}\n{outcome}");
+            assert!(outcome.stderr.contains("LUKS"), "{line}\n{outcome}");
+        }
+    }
+    assert!(!sandbox.names().contains(&"copy.raw".to_owned()));
+}

@@ -10,8 +10,8 @@ use crate::error::CommandError;
 /// What a command trusts an image with.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct TrustArgs {
-    /// Open no other file because the image names it
-    #[arg(long)]
+    /// Open no file that an image names, and no image that could be another
+    #[arg(long, global = true)]
     pub untrusted: bool,
 }
 
@@ -24,8 +24,13 @@ impl TrustArgs {
 /// plain paths and nothing else, unless the image is not trusted.
 #[must_use]
 pub fn options(format: Option<Format>, trust: TrustArgs) -> OpenOptions {
-    let policy = if trust.untrusted { OpenPolicy::Nothing } else { OpenPolicy::PlainPaths };
-    OpenOptions { format, policy, ..OpenOptions::default() }
+    OpenOptions { format, policy: policy(trust), ..OpenOptions::default() }
+}
+
+/// What of the files that an image names may be opened.
+#[must_use]
+pub fn policy(trust: TrustArgs) -> OpenPolicy {
+    if trust.untrusted { OpenPolicy::Untrusted } else { OpenPolicy::PlainPaths }
 }
 
 /// Opens the image at `path`, taken from the working folder, for reading.

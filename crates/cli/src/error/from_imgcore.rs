@@ -53,6 +53,13 @@ impl From<image::Error> for CommandError {
         let (kind, hint) = match error {
             image::Error::Storage(error) => return error.into(),
             image::Error::UnknownFormat(_) => (ErrorKind::Usage, Some("the formats are `raw` and `qcow2`")),
+            image::Error::UnsupportedFormat(_) => {
+                (ErrorKind::Unsupported, Some("QEMU's own qemu-img converts it to raw or qcow2"))
+            }
+            image::Error::ForeignFormat { .. } => (
+                ErrorKind::Unsupported,
+                Some("QEMU's own qemu-img converts it to raw or qcow2; `-f raw` reads its bytes as they are"),
+            ),
             image::Error::InvalidOptions(_) => (ErrorKind::Usage, None),
             image::Error::WouldShrink { .. } => {
                 (ErrorKind::Refused, Some("`--shrink` allows it: what is behind the new end is lost"))

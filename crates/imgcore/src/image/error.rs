@@ -10,6 +10,25 @@ pub enum Error {
     /// No such format.
     #[error("unknown image format `{0}`")]
     UnknownFormat(String),
+    /// A format that is known, and not supported.
+    #[error("the image format `{0}` is not supported")]
+    UnsupportedFormat(&'static str),
+    /// A file that nobody declared to be raw begins as an image in another format.
+    #[error("`{path}` is {format}, which is not supported")]
+    ForeignFormat {
+        /// The file.
+        path: PathBuf,
+        /// What it is, for people.
+        format: &'static str,
+    },
+    /// A file that is not trusted breaks one of the rules for such files.
+    #[error("`{path}` cannot be trusted: {why}")]
+    Untrusted {
+        /// The file.
+        path: PathBuf,
+        /// The rule.
+        why: String,
+    },
     /// The options of an operation do not fit together.
     #[error("{0}")]
     InvalidOptions(String),
@@ -70,6 +89,8 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::UnsupportedFormat(_) | Self::ForeignFormat { .. } => ErrorKind::Unsupported,
+            Self::Untrusted { .. } => ErrorKind::Refused,
             Self::UnknownFormat(_) | Self::InvalidOptions(_) | Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::NotFollowed { .. } | Self::WouldShrink { .. } => ErrorKind::Refused,
             Self::Loop(_) | Self::TooDeep(_) => ErrorKind::Corrupt,

@@ -37,10 +37,16 @@ impl FromStr for Format {
         match name {
             "raw" => Ok(Self::Raw),
             "qcow2" => Ok(Self::Qcow2),
-            other => Err(Error::UnknownFormat(other.escape_debug().to_string())),
+            other => match FOREIGN.iter().find(|name| **name == other) {
+                Some(name) => Err(Error::UnsupportedFormat(name)),
+                None => Err(Error::UnknownFormat(other.escape_debug().to_string())),
+            },
         }
     }
 }
+
+/// The names that QEMU has for formats of images which are not read here.
+const FOREIGN: &[&str] = &["bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qed", "vdi", "vhdx", "vmdk", "vpc", "vvfat"];
 
 /// Guesses the format of the image in `storage` from its first bytes: what is not qcow2 is raw.
 ///
@@ -60,7 +66,7 @@ pub fn probe(storage: &dyn BlockRead) -> Result<Format, block::Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Format, probe};
+    use super::{Error, Format, probe};
     use crate::block::MemoryDisk;
 
     #[test]
@@ -69,6 +75,7 @@ mod tests {
             assert_eq!(probe(&MemoryDisk::new(bytes.to_vec())).unwrap(), format);
         }
         assert_eq!("qcow2".parse::<Format>().unwrap(), Format::Qcow2);
-        "vmdk".parse::<Format>().unwrap_err();
+        assert!(matches!("vmdk".parse::<Format>(), Err(Error::UnsupportedFormat("vmdk"))));
+        assert!(matches!("ext4".parse::<Format>(), Err(Error::UnknownFormat(_))));
     }
 }

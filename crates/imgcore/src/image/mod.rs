@@ -24,6 +24,7 @@ mod disk;
 mod error;
 mod format;
 mod info;
+mod inspect;
 mod map;
 mod measure;
 mod open;

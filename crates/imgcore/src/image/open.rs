@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::Layer;
+use super::inspect::{format_of, inspect};
 use super::policy::{beside, has_protocol};
-use super::{Disk, Error, Format, OpenPolicy, WritableDisk, probe};
+use super::{Disk, Error, Format, OpenPolicy, WritableDisk};
 use crate::block;
 use crate::qcow2::{self, Image, NewBacking};
 use crate::storage::{Access, FileDisk, Lock, LockKind};
@@ -14,7 +15,7 @@ use crate::storage::{Access, FileDisk, Lock, LockKind};
 /// How an image is opened. The default trusts nothing that the image says about other files.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct OpenOptions {
-    /// The declared format; without one it is guessed, see [`probe`].
+    /// The declared format; without one it is guessed, see [`super::probe`].
     pub format: Option<Format>,
     /// What of the files that the image names may be opened.
     pub policy: OpenPolicy,
@@ -35,6 +36,7 @@ impl Default for OpenOptions {
 /// # Errors
 ///
 /// [`Error::NotFollowed`] when the image needs a file that the policy forbids, [`Error::Loop`], [`Error::TooDeep`],
+/// [`Error::ForeignFormat`] for a file that nobody declared and that is an image of another format, [`Error::Untrusted`],
 /// [`Error::Qcow2`] for a corrupt or unsupported image, [`Error::Below`] when one of the files below cannot be used,
 /// [`Error::Storage`] when the file cannot be opened, is in use or is neither a regular file nor a block device.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk, Error> {
@@ -64,26 +66,28 @@ pub(super) fn open_writable_layer(path: &Path, options: &OpenOptions, seen: &mut
     let file = FileDisk::open(path, Access::ReadWrite)?;
     enter(&file, seen)?;
     let lock = if options.lock { Some(Lock::acquire(&file, LockKind::Write)?) } else { None };
-    let format = options.format.map_or_else(|| probe(&file), Ok)?;
+    let format = format_of(&file, options)?;
     if format == Format::Raw {
         return Ok(WritableDisk { layer: Layer::Raw(file), backing: None, _lock: lock });
     }
     let qcow2_error = |source| Error::Qcow2 { path: path.to_owned(), source };
     let image = Image::open(file).map_err(qcow2_error)?;
+    inspect(path, &image, options.policy)?;
     image.check_writable().map_err(qcow2_error)?;
     Ok(WritableDisk { layer: Layer::Qcow2(Box::new(image)), backing: None, _lock: lock })
 }
 
 /// Opens the disk that `backing` names for a new image at `path`, with its backing chain.
 ///
-/// A relative name begins at the folder of `path`.
+/// A relative name begins at the folder of `path`. The policy is about the files that this disk names in its turn.
 ///
 /// # Errors
 ///
 /// [`Error::InvalidOptions`] when it is what is at `path` now, [`Error::UnknownFormat`], [`Error::NotFollowed`], otherwise
 /// [`Error::Below`] with that of [`open`].
 pub fn open_below(path: &Path, backing: &NewBacking, policy: OpenPolicy) -> Result<Disk, Error> {
-    let below = policy.resolve(path, BACKING, &backing.name)?;
+    // The caller names this one.
+    let below = OpenPolicy::PlainPaths.resolve(path, BACKING, &backing.name)?;
     let format = Some(backing.format.parse()?);
     let disk = open(&below, &OpenOptions { format, policy, ..OpenOptions::default() }).map_err(|source| Error::Below {
         what: BACKING,
@@ -155,11 +159,12 @@ pub(super) fn open_layer(path: &Path, options: &OpenOptions, seen: &mut Vec<Iden
     let file = FileDisk::open(path, Access::Read)?;
     enter(&file, seen)?;
     let lock = if options.lock { Some(Lock::acquire(&file, LockKind::Read)?) } else { None };
-    let format = options.format.map_or_else(|| probe(&file), Ok)?;
+    let format = format_of(&file, options)?;
     if format == Format::Raw {
         return Ok(Disk { layer: Layer::Raw(file), backing: None, _lock: lock, _data_lock: None });
     }
     let mut image = Image::open(file).map_err(|source| Error::Qcow2 { path: path.to_owned(), source })?;
+    inspect(path, &image, options.policy)?;
     let data_lock = if options.follow { open_data_file(path, &mut image, options)? } else { None };
     Ok(Disk { layer: Layer::Qcow2(Box::new(image)), backing: None, _lock: lock, _data_lock: data_lock })
 }
@@ -237,4 +242,4 @@ pub(super) fn identity(file: &FileDisk) -> Result<Identity, Error> {
 pub(super) const MAX_CHAIN: usize = 200;
 
 pub(super) const BACKING: &str = "the backing file";
-const DATA_FILE: &str = "the data file";
+pub(super) const DATA_FILE: &str = "the data file";

@@ -10,6 +10,8 @@ pub enum OpenPolicy {
     /// Nothing: an image that needs another file is refused.
     #[default]
     Nothing,
+    /// Nothing, and the image itself has to be what it seems to be and nothing else; see `inspect`.
+    Untrusted,
     /// Plain paths to regular files and block devices, as qemu-img does; never an address or a pseudo-protocol.
     PlainPaths,
 }
@@ -39,7 +41,7 @@ impl OpenPolicy {
             why,
         };
         match self {
-            Self::Nothing => Err(refused("no file that an image names may be")),
+            Self::Nothing | Self::Untrusted => Err(refused("no file that an image names may be")),
             Self::PlainPaths if name.is_empty() => Err(refused("the name is empty")),
             Self::PlainPaths if name.contains(&0) => Err(refused("the name has a NUL byte")),
             Self::PlainPaths if has_protocol(name) => Err(refused("it is no plain path")),
@@ -76,5 +78,6 @@ mod tests {
         }
         assert_eq!(plain.resolve(Path::new("o"), "backing file", b"b").unwrap(), PathBuf::from("b"));
         OpenPolicy::Nothing.resolve(image, "backing file", b"base").unwrap_err();
+        OpenPolicy::Untrusted.resolve(image, "backing file", b"base").unwrap_err();
     }
 }

@@ -186,6 +186,12 @@ impl<S: BlockRead> Image<S> {
         self.header.compatible & feature::LAZY_REFCOUNTS != 0
     }
 
+    /// Returns whether the header has a feature bit that is not known here; such an incompatible one is refused anyway.
+    #[must_use]
+    pub fn has_unknown_features(&self) -> bool {
+        self.header.compatible & !feature::LAZY_REFCOUNTS != 0 || self.header.autoclear & !feature::AUTOCLEAR != 0
+    }
+
     /// Returns whether the image was not closed properly, so that its refcounts may be wrong.
     #[must_use]
     pub fn is_dirty(&self) -> bool {

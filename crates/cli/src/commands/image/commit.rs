@@ -1,14 +1,15 @@
 //! `vmimg image commit`: what an image holds, written into the image below.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use imgcore::block::{self, ByteRange};
-use imgcore::image::{self, CommitOptions, Format};
+use imgcore::image::{self, CommitOptions};
 
+use super::reference::SourceArgs;
 use super::watch::{Rate, Watch, threads};
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::open::{TrustArgs, options};
 use crate::output::print_line;
 use crate::size::Size;
 
@@ -22,9 +23,8 @@ Examples:
   vmimg image commit -f qcow2 web1.qcow2
   vmimg image commit -d -b debian-12.qcow2 web1.qcow2")]
 pub(super) struct Args {
-    /// The image's format; it is guessed otherwise
-    #[arg(short = 'f', long, value_name = "FORMAT")]
-    format: Option<Format>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// The image of the backing chain to write into, and keep the image as it is
     #[arg(short = 'b', long, value_name = "BASE")]
     base: Option<PathBuf>,
@@ -43,15 +43,15 @@ pub(super) struct Args {
     /// Accepted for scripts: the cache mode of the images
     #[arg(short = 't', long, value_name = "CACHE", hide = true)]
     cache: Option<String>,
-    #[command(flatten)]
-    trust: TrustArgs,
     /// The image
     #[arg(value_name = "IMG")]
-    image: PathBuf,
+    image: OsString,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let path = context.absolute(&args.image);
+    let reference = args.source.reference(&args.image)?;
+    let open = reference.options_to_write(args.source.trust)?;
+    let path = context.absolute(&reference.path);
     let base = args.base.as_deref().map(|base| find(&path, base, context));
     let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
     let watch = Watch::new(context, "committing", size, args.quiet);
@@ -62,8 +62,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         }
         watch.advance(piece.len())
     };
-    let how =
-        CommitOptions { open: options(args.format, args.trust), base: base.as_deref(), keep: args.drop, threads: threads() };
+    let how = CommitOptions { open, base: base.as_deref(), keep: args.drop, threads: threads() };
     let committed = image::commit(&path, &how, &tell);
     // What stopped the work is the signal, not the read that noticed it.
     context.interrupt().check()?;

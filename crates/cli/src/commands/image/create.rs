@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use imgcore::block::BlockRead;
-use imgcore::image::{self, Format, OpenPolicy};
+use imgcore::image::{self, Format};
 use imgcore::qcow2::Compression;
 
 use super::options::CreateOptions;
+use super::reference::plain_path;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
+use crate::open::{TrustArgs, policy};
 use crate::output::print_line;
 use crate::size::Size;
 
@@ -38,6 +40,8 @@ pub(super) struct Args {
     /// Say nothing
     #[arg(short = 'q')]
     quiet: bool,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// The new image
     #[arg(value_name = "IMG")]
     image: PathBuf,
@@ -51,9 +55,9 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
     wanted.size = args.size.or(wanted.size);
     wanted.backing_file = args.backing.or(wanted.backing_file);
     wanted.backing_format = args.backing_format.or(wanted.backing_format);
-    let path = context.absolute(&args.image);
+    let path = context.absolute(&plain_path(args.image.as_os_str())?);
     if let Some(backing) = wanted.backing()?.filter(|_| !args.unchecked) {
-        let below = image::open_below(&path, &backing, OpenPolicy::PlainPaths)?;
+        let below = image::open_below(&path, &backing, policy(args.trust))?;
         wanted.size = wanted.size.or(Some(Size(below.size())));
     }
     let size = wanted.size.ok_or_else(|| {

@@ -19,6 +19,7 @@ use clap::Subcommand;
 
 use crate::context::Context;
 use crate::error::CommandError;
+use crate::open::TrustArgs;
 
 /// The arguments of `vmimg image`.
 #[derive(Debug, clap::Args)]
@@ -26,9 +27,15 @@ use crate::error::CommandError;
     arg_required_else_help = true,
     after_help = "\
 These take the command lines of qemu-img, print the same, and return the same
-codes: `alias qemu-img='vmimg image'` keeps scripts working."
+codes: `alias qemu-img='vmimg image'` keeps scripts working.
+
+Plain paths that an image names are followed, and nothing else. --untrusted
+follows none, and refuses a file that could be taken for two formats."
 )]
 pub struct Args {
+    // Every verb has it as well, so that it may come before the verb or behind it.
+    #[command(flatten)]
+    trust: TrustArgs,
     #[command(subcommand)]
     verb: Verb,
 }

@@ -1,15 +1,16 @@
 //! `vmimg image rebase`: another backing file below an image.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
 
 use imgcore::block::BlockRead;
 use imgcore::image::{self, Format, OpenOptions, RebaseOptions};
 use imgcore::qcow2::NewBacking;
 
+use super::reference::SourceArgs;
 use super::watch::{Watch, threads};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
-use crate::open::{TrustArgs, open_writable, options};
+use crate::open::open_writable;
 
 /// The arguments of `vmimg image rebase`.
 #[derive(Debug, clap::Args)]
@@ -22,9 +23,8 @@ Examples:
   vmimg image rebase -f qcow2 -b '' web1.qcow2
   vmimg image rebase -u -b moved/debian-12.qcow2 -F qcow2 web1.qcow2")]
 pub(super) struct Args {
-    /// The image's format; it is guessed otherwise
-    #[arg(short = 'f', long, value_name = "FORMAT")]
-    format: Option<Format>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// The new backing file, as the image records it: relative to the image's
     /// folder; nothing between quotes for none
     #[arg(short = 'b', long, value_name = "FILE", required_unless_present = "unchecked")]
@@ -53,17 +53,17 @@ pub(super) struct Args {
     /// Work even while another program uses the image
     #[arg(short = 'U', long)]
     force_share: bool,
-    #[command(flatten)]
-    trust: TrustArgs,
     /// The image
     #[arg(value_name = "IMG")]
-    image: PathBuf,
+    image: OsString,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let backing = new_backing(args)?;
-    let how = OpenOptions { lock: !args.force_share, follow: !args.unchecked, ..options(args.format, args.trust) };
-    let mut disk = open_writable(context, &args.image, &how)?;
+    let reference = args.source.reference(&args.image)?;
+    let how =
+        OpenOptions { lock: !args.force_share, follow: !args.unchecked, ..reference.options_to_write(args.source.trust)? };
+    let mut disk = open_writable(context, &reference.path, &how)?;
     if args.unchecked {
         return Ok(image::record_backing(&mut disk, backing.as_ref())?);
     }

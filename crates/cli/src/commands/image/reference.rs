@@ -134,19 +134,28 @@ impl ImageReference {
         Ok(image::open_over(&context.absolute(&self.path), &options, backing)?)
     }
 
-    /// Opens the image for writing.
+    /// Returns how the image is opened for writing.
     ///
     /// # Errors
     ///
-    /// As [`ImageReference::open`]; [`ErrorKind::Usage`] for what only reading allows.
-    pub(super) fn open_writable(&self, context: &Context, trust: TrustArgs) -> Result<WritableDisk, CommandError> {
+    /// [`ErrorKind::Usage`] for what only reading allows.
+    pub(super) fn options_to_write(&self, trust: TrustArgs) -> Result<OpenOptions, CommandError> {
         if self.shared {
             return Err(usage("an image that is shared with other programs can only be read"));
         }
         if self.backing.is_some() {
-            return Err(unknown_option("backing"));
+            return Err(usage("another backing file than the recorded one can only be read from"));
         }
-        open::open_writable(context, &self.path, &self.options(trust))
+        Ok(self.options(trust))
+    }
+
+    /// Opens the image for writing.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the image, or with the files below it; as [`ImageReference::options_to_write`].
+    pub(super) fn open_writable(&self, context: &Context, trust: TrustArgs) -> Result<WritableDisk, CommandError> {
+        open::open_writable(context, &self.path, &self.options_to_write(trust)?)
     }
 }
 
@@ -236,7 +245,8 @@ mod tests {
         }
         assert_eq!(parse("", None, false), Err(ErrorKind::Usage));
         assert_eq!(parse("a", Some("raw"), false).unwrap().format, Some(Format::Raw));
-        assert_eq!(parse("a", Some("vmdk"), false), Err(ErrorKind::Usage));
+        assert_eq!(parse("a", Some("vmdk"), false), Err(ErrorKind::Unsupported));
+        assert_eq!(parse("a", Some("ext4"), false), Err(ErrorKind::Usage));
     }
 
     #[test]
@@ -247,7 +257,7 @@ mod tests {
         assert_eq!(parse("driver=file,filename=a", None, true).unwrap().format, Some(Format::Raw));
         let found = parse("driver=qcow2,file.filename=a,backing.driver=raw,backing.file.filename=b", None, true).unwrap();
         assert_eq!(found.backing.unwrap().path, Path::new("b"));
-        for wrong in ["a.qcow2", "driver=qcow2", "filename=a", "driver=qcow2,filename=a", "driver=vmdk,file.filename=a"] {
+        for wrong in ["a.qcow2", "driver=qcow2", "filename=a", "driver=qcow2,filename=a"] {
             assert_eq!(parse(wrong, None, true), Err(ErrorKind::Usage), "{wrong}");
         }
         for wrong in

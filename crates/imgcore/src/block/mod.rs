@@ -13,16 +13,18 @@ mod ordered;
 mod range;
 mod slice;
 mod staged;
+mod zeros;
 
 pub use copy::copy;
 pub use cursor::Cursor;
 pub use error::{Error, ErrorKind};
 pub use extent::{Extent, ExtentKind, Extents, extents};
 pub use memory::MemoryDisk;
-pub use ordered::map_in_order;
+pub use ordered::{in_order, map_in_order};
 pub use range::ByteRange;
 pub use slice::Slice;
 pub use staged::{Change, Staged};
+pub use zeros::is_zero;
 
 use std::fmt::Debug;
 

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use super::convert::is_zero;
 use super::disk::{Layer, named};
 use super::open_commit::{CommitChain, open_commit};
 use super::{Disk, Error, OpenOptions};
-use crate::block::{self, BlockRead, ByteRange, Hole, Resize, map_in_order};
+use crate::block::{self, BlockRead, ByteRange, Hole, Resize, is_zero, map_in_order};
 use crate::qcow2::{self, Image};
 
 /// How an image is committed.

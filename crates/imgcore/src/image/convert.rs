@@ -1,10 +1,10 @@
 use std::path::Path;
 
-use super::create::{Target, not_made, start_raw};
-use super::differences::differences;
+use super::create::{data_file, not_made, start_raw};
+use super::target::Target;
 use super::watched::Watched;
-use super::{Error, NewDisk};
-use crate::block::{self, BlockRead, BlockWrite, ByteRange, Hole, extents, map_in_order};
+use super::{Error, NewDisk, WritableDisk};
+use crate::block::{self, BlockRead, BlockWrite, ByteRange, Extent, Hole, in_order, is_zero};
 use crate::qcow2::{self, Content, CreateOptions, Effort, Preallocation};
 
 /// How an image is converted.
@@ -18,15 +18,20 @@ pub struct ConvertOptions<'a> {
     pub hole: u64,
     /// For a new image with a backing file: that file's disk. Only what differs from it is stored then; otherwise everything.
     pub backing: Option<&'a dyn BlockRead>,
+    /// Whether the copy is durable at the end.
+    pub sync: bool,
 }
 
 impl Default for ConvertOptions<'_> {
     fn default() -> Self {
-        Self { threads: 1, compress: false, hole: 4096, backing: None }
+        Self { threads: 1, compress: false, hole: 4096, backing: None, sync: true }
     }
 }
 
-/// Makes a new image at `path` that holds what `source` shows, durable, in place of whatever was there.
+/// What looks on while a disk is copied: it is told offsets of the source, and ends the work with an error.
+pub type Watch<'a> = &'a (dyn Fn(u64) -> Result<(), block::Error> + Sync);
+
+/// Makes a new image at `path` that holds what `source` shows, in place of whatever was there.
 ///
 /// The new disk is as large as the source, whatever `new` says. Memory is a few MiB for each thread; zeros are not stored.
 /// `unique` distinguishes the temporary file from those of other programs. Every thread tells `watch` the offset of each read
@@ -42,7 +47,7 @@ pub fn convert(
     new: &NewDisk,
     options: &ConvertOptions<'_>,
     unique: u64,
-    watch: &(dyn Fn(u64) -> Result<(), block::Error> + Sync),
+    watch: Watch<'_>,
 ) -> Result<(), Error> {
     let size = source.size().next_multiple_of(512);
     let source = &Watched { disk: source, watch };
@@ -54,43 +59,69 @@ pub fn convert(
     if let Some(why) = invalid {
         return Err(Error::InvalidOptions(why.to_owned()));
     }
-    let mut target = Target::begin(path, unique)?;
+    let begin = |mut target: Target| {
+        if !options.sync {
+            target.store_late();
+        }
+        target
+    };
+    let mut target = begin(Target::begin(path, unique)?);
+    let mut data = None;
     match new {
         NewDisk::Raw { preallocation, .. } => {
-            start_raw(&mut target, size, *preallocation)?;
-            let clear = target.is_device();
-            copy(source, &mut target, options, clear)?;
+            let full = *preallocation == Preallocation::Full;
+            start_raw(&mut target, size, if full { Preallocation::Off } else { *preallocation })?;
+            let hole = if full { 0 } else { options.hole };
+            let clear = target.device_size().is_some();
+            copy(source, &mut target, &ConvertOptions { hole, ..*options }, clear)?;
         }
         NewDisk::Qcow2(wanted) => {
             let wanted = CreateOptions { size, ..wanted.clone() };
-            let changed = match options.backing {
-                Some(backing) => differences(source, backing)?,
-                None => everything(source, wanted.backing.is_some() || wanted.preallocation != Preallocation::Off)?,
-            };
-            let content = Content::new(source, &changed);
+            let content = Content::whole(source);
             let content = options.backing.map_or(content, |backing| content.over(backing));
             let effort = Effort { threads: options.threads.max(1), compress: options.compress };
-            qcow2::write_image_with(&mut target, &wanted, &content, effort).map_err(|error| not_made(path, error))?;
+            data = data_file(path, &wanted, unique)?.map(begin);
+            match &mut data {
+                Some(data) => qcow2::write_image_beside(&mut target, data, &wanted, &content, effort),
+                None => qcow2::write_image_with(&mut target, &wanted, &content, effort),
+            }
+            .map_err(|error| not_made(path, error))?;
         }
     }
     watch(size)?;
-    target.publish()
+    data.map_or(Ok(()), |data| data.publish(options.sync))?;
+    target.publish(options.sync)
 }
 
-/// Returns all that is to be stored: what is not known to be zeros, or with `all` the whole disk.
-fn everything(source: &dyn BlockRead, all: bool) -> Result<Vec<ByteRange>, Error> {
-    let range = ByteRange::new(0, source.size()).unwrap_or_default();
-    if all {
-        return Ok(vec![range]);
+/// Makes the disk of an image that is there read as `source`, in place: a failure leaves it half written.
+///
+/// A larger target keeps what is behind the end of the source. With `is_zero` the target is known to read as zeros, so that
+/// zeros of the source are not written. `watch` is as in [`convert`].
+///
+/// # Errors
+///
+/// [`Error::InvalidOptions`] for compression or a backing disk, and when the target is smaller than the source; otherwise the
+/// failure of either side, or of `watch`.
+pub fn convert_into(
+    source: &dyn BlockRead,
+    target: &mut WritableDisk,
+    is_zero: bool,
+    options: &ConvertOptions<'_>,
+    watch: Watch<'_>,
+) -> Result<(), Error> {
+    let invalid = match options {
+        ConvertOptions { compress: true, .. } => Some("an image that is there cannot be filled with compressed clusters"),
+        ConvertOptions { backing: Some(_), .. } => Some("an image that is there has its backing file already"),
+        _ if target.size() < source.size() => Some("the output image is smaller than the input"),
+        _ => None,
+    };
+    if let Some(why) = invalid {
+        return Err(Error::InvalidOptions(why.to_owned()));
     }
-    let mut data = Vec::new();
-    for extent in extents(source, range) {
-        let extent = extent?;
-        if !extent.reads_as_zeros() {
-            data.push(extent.range);
-        }
-    }
-    Ok(data)
+    copy(&Watched { disk: source, watch }, target, options, !is_zero)?;
+    watch(source.size())?;
+    // Without it, what an image has in memory would be lost.
+    Ok(target.flush()?)
 }
 
 /// Copies `source` to the start of `target`, whose bytes are zeros already unless `clear` is set.
@@ -100,50 +131,100 @@ fn copy(
     options: &ConvertOptions<'_>,
     clear: bool,
 ) -> Result<(), block::Error> {
-    let mut pieces = Vec::new();
-    for extent in extents(source, ByteRange::new(0, source.size()).unwrap_or_default()) {
-        let extent = extent?;
-        if extent.reads_as_zeros() && options.hole > 0 {
-            if clear {
-                target.write_zeroes_at(extent.range, Hole::Allow)?;
-            }
-            continue;
-        }
-        let mut start = extent.range.start();
-        while start < extent.range.end() {
-            // Pieces end where blocks do, for the search for zeros.
-            let end = start.saturating_add(1).next_multiple_of(PIECE).min(extent.range.end());
-            pieces.extend(ByteRange::new(start, end));
-            start = end;
-        }
-    }
+    let rest = ByteRange::new(0, source.size()).unwrap_or_default();
+    let pieces = Pieces { disk: source, rest, holes: options.hole > 0, extent: None };
     let hole = usize::try_from(options.hole.min(PIECE)).unwrap_or(usize::MAX);
-    map_in_order(
-        &pieces,
+    in_order(
+        pieces,
         options.threads.max(1),
-        || Ok::<_, block::Error>(()),
-        |(), piece| {
-            let mut bytes = vec![0; usize::try_from(piece.len()).unwrap_or(usize::MAX)];
-            source.read_exact_at(&mut bytes, piece.start())?;
-            Ok((*piece, bytes))
+        || Ok::<_, block::Error>(Vec::new()),
+        |bytes: &mut Vec<u8>, piece| match piece {
+            Piece::Zero(_) => Ok(()),
+            Piece::Data(range) => {
+                bytes.resize(usize::try_from(range.len()).unwrap_or(usize::MAX), 0);
+                source.read_exact_at(bytes, range.start())
+            }
         },
-        |(piece, bytes)| match hole {
-            0 => target.write_all_at(&bytes, piece.start()),
-            _ => write_sparse(target, piece.start(), &bytes, hole, clear),
+        |bytes, piece| match piece {
+            Piece::Zero(range) if clear => target.write_zeroes_at(range, Hole::Allow),
+            Piece::Zero(_) => Ok(()),
+            Piece::Data(range) if hole == 0 => target.write_all_at(bytes, range.start()),
+            Piece::Data(range) => write_sparse(target, range.start(), bytes, hole, clear),
         },
     )
 }
 
+/// A part of a disk that is copied by itself.
+enum Piece {
+    /// Known to be zeros.
+    Zero(ByteRange),
+    /// To be read.
+    Data(ByteRange),
+}
+
+/// The pieces of a disk, from the first to the last.
+struct Pieces<'a> {
+    disk: &'a dyn BlockRead,
+    rest: ByteRange,
+    /// Whether zeros are told apart.
+    holes: bool,
+    /// The last extent that was looked up.
+    extent: Option<Extent>,
+}
+
+impl Pieces<'_> {
+    fn piece(&mut self) -> Result<Piece, block::Error> {
+        let (start, end) = (self.rest.start(), self.rest.end());
+        // Pieces end where blocks do, for the search for zeros.
+        let border = start.saturating_add(1).next_multiple_of(PIECE).min(end);
+        let mut at = start;
+        while at < border && self.holes {
+            let extent = self.extent_at(at)?;
+            let until = extent.range.end();
+            if extent.reads_as_zeros() && at == start && until >= border {
+                return Ok(self.take(until.min(end), Piece::Zero));
+            }
+            // Few zeros are found again when they are read; a piece of their own costs more.
+            if extent.reads_as_zeros() && until >= border {
+                return Ok(self.take(at, Piece::Data));
+            }
+            at = until;
+        }
+        Ok(self.take(border, Piece::Data))
+    }
+
+    fn take(&mut self, end: u64, kind: impl Fn(ByteRange) -> Piece) -> Piece {
+        let piece = ByteRange::new(self.rest.start(), end).unwrap_or_default();
+        self.rest = ByteRange::new(end, self.rest.end()).unwrap_or_default();
+        kind(piece)
+    }
+
+    fn extent_at(&mut self, offset: u64) -> Result<Extent, block::Error> {
+        match self.extent.filter(|extent| extent.range.contains(offset)) {
+            Some(extent) => Ok(extent),
+            None => Ok(*self.extent.insert(self.disk.extent_at(offset)?)),
+        }
+    }
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = Result<Piece, block::Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() { None } else { Some(self.piece()) }
+    }
+}
+
 /// Writes `bytes` but for blocks of `hole` zeros, which are only written when `clear` is set.
 fn write_sparse(target: &mut dyn BlockWrite, offset: u64, bytes: &[u8], hole: usize, clear: bool) -> Result<(), block::Error> {
-    let blocks: Vec<&[u8]> = bytes.chunks(hole).collect();
     let mut at = offset;
     let mut rest = bytes;
-    for same in blocks.chunk_by(|a, b| is_zero(a) == is_zero(b)) {
-        let len = same.iter().map(|block| block.len()).sum::<usize>();
+    while let Some(first) = rest.chunks(hole).next() {
+        let zeros = is_zero(first);
+        let len = rest.chunks(hole).take_while(|block| is_zero(block) == zeros).map(<[u8]>::len).sum::<usize>();
         let (run, behind) = rest.split_at(len.min(rest.len()));
         let range = ByteRange::at(at, u64::try_from(len).unwrap_or(u64::MAX)).unwrap_or_default();
-        if !same.first().is_some_and(|block| is_zero(block)) {
+        if !zeros {
             target.write_all_at(run, at)?;
         } else if clear {
             target.write_zeroes_at(range, Hole::Allow)?;
@@ -152,12 +233,6 @@ fn write_sparse(target: &mut dyn BlockWrite, offset: u64, bytes: &[u8], hole: us
         rest = behind;
     }
     Ok(())
-}
-
-/// Returns whether all of `bytes` are zero.
-pub(super) fn is_zero(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<32>();
-    words.iter().all(|word| *word == [0; 32]) && rest.iter().all(|byte| *byte == 0)
 }
 
 /// Bytes that are copied at a time.

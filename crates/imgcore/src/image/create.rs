@@ -1,9 +1,9 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::target::Target;
 use super::{Disk, Error, Format, OpenPolicy};
-use crate::block::{self, BlockRead, BlockWrite, ByteRange, ErrorKind, Hole, Resize};
+use crate::block::{self, BlockRead, ByteRange, ErrorKind, Resize};
 use crate::qcow2::{self, CreateOptions, NewBacking, Preallocation};
-use crate::storage::{Access, FileDisk, Lock, LockKind, Replacement};
 
 /// A new image: its format and what it is to be like.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,15 +57,21 @@ pub fn create(path: &Path, new: &NewDisk, unique: u64) -> Result<(), Error> {
         NewDisk::Raw { preallocation, .. } => start_raw(&mut target, size, *preallocation)?,
         NewDisk::Qcow2(options) => {
             qcow2::create(&mut target, options).map_err(|error| not_made(path, error))?;
-            if let Some(file) = &options.data_file {
-                let data = OpenPolicy::PlainPaths.check(path, "the data file", &file.name)?;
-                let mut data = Target::begin(Path::new(data), unique)?;
+            if let Some(mut data) = data_file(path, options, unique)? {
                 data.resize(size)?;
-                data.publish()?;
+                options.preallocation.fill(&mut data, ByteRange::new(0, size).unwrap_or_default())?;
+                data.publish(true)?;
             }
         }
     }
-    target.publish()
+    target.publish(true)
+}
+
+/// Begins the external data file that the options of an image at `path` name.
+pub(super) fn data_file(path: &Path, options: &CreateOptions, unique: u64) -> Result<Option<Target>, Error> {
+    let Some(file) = &options.data_file else { return Ok(None) };
+    let name = OpenPolicy::PlainPaths.check(path, "the data file", &file.name)?;
+    Ok(Some(Target::begin(Path::new(name), unique)?))
 }
 
 /// Returns what it is to the maker of an image at `path` that qcow2 failed.
@@ -89,118 +95,18 @@ pub fn overlay_options(base: &Disk, name: &[u8]) -> CreateOptions {
     }
 }
 
-/// Where a new image goes: a file that replaces the old one when it is whole, or a block device.
-#[derive(Debug)]
-pub(super) enum Target {
-    File { new: Replacement, exists: bool, _lock: Option<Lock> },
-    Device { disk: FileDisk, _lock: Lock },
-}
-
-impl Target {
-    pub(super) fn begin(path: &Path, unique: u64) -> Result<Self, Error> {
-        // The file behind a symbolic link is replaced, and not the link.
-        let path: PathBuf = match path.canonicalize() {
-            Ok(path) => path,
-            Err(_) => path.to_owned(),
-        };
-        let old = match FileDisk::open(&path, Access::ReadWrite) {
-            Ok(old) => old,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let new = Replacement::create(&path, unique)?;
-                return Ok(Self::File { new, exists: false, _lock: None });
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let lock = Lock::acquire(&old, LockKind::Write)?;
-        if old.is_device() {
-            return Ok(Self::Device { disk: old, _lock: lock });
-        }
-        Ok(Self::File { new: Replacement::create(&path, unique)?, exists: true, _lock: Some(lock) })
-    }
-
-    pub(super) fn is_device(&self) -> bool {
-        matches!(self, Self::Device { .. })
-    }
-
-    /// Makes what was written durable, and visible.
-    pub(super) fn publish(self) -> Result<(), Error> {
-        match self {
-            Self::Device { mut disk, .. } => disk.flush()?,
-            Self::File { new, exists, _lock } => {
-                if exists {
-                    new.keep_attributes()?;
-                }
-                new.publish()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn disk(&self) -> &dyn BlockRead {
-        match self {
-            Self::File { new, .. } => new,
-            Self::Device { disk, .. } => disk,
-        }
-    }
-
-    fn disk_mut(&mut self) -> &mut dyn Resize {
-        match self {
-            Self::File { new, .. } => new,
-            Self::Device { disk, .. } => disk,
-        }
-    }
-}
-
-impl BlockRead for Target {
-    fn size(&self) -> u64 {
-        self.disk().size()
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), block::Error> {
-        self.disk().read_exact_at(buf, offset)
-    }
-}
-
-impl BlockWrite for Target {
-    fn write_all_at(&mut self, buf: &[u8], offset: u64) -> Result<(), block::Error> {
-        self.disk_mut().write_all_at(buf, offset)
-    }
-
-    fn write_zeroes_at(&mut self, range: ByteRange, hole: Hole) -> Result<(), block::Error> {
-        self.disk_mut().write_zeroes_at(range, hole)
-    }
-
-    fn flush(&mut self) -> Result<(), block::Error> {
-        self.disk_mut().flush()
-    }
-}
-
-impl Resize for Target {
-    fn resize(&mut self, size: u64) -> Result<(), block::Error> {
-        if self.is_device() {
-            let message = "a qcow2 image on a block device is not supported yet";
-            return Err(block::Error::new(ErrorKind::Unsupported, message));
-        }
-        self.disk_mut().resize(size)
-    }
-}
-
-/// Gives a raw image its size; on a device, checks that it has that size.
+/// Gives a raw image its size, and its space if that is wanted; on a device, checks that it has that size.
 pub(super) fn start_raw(target: &mut Target, size: u64, preallocation: Preallocation) -> Result<(), Error> {
     if preallocation == Preallocation::Metadata {
         return Err(Error::InvalidOptions("the format `raw` has no metadata to preallocate".to_owned()));
     }
-    let all = ByteRange::new(0, size).unwrap_or_default();
-    if target.is_device() {
-        if size > target.size() {
-            let message = format!("the device has {} bytes, fewer than the disk's {size}", target.size());
+    if let Some(device) = target.device_size() {
+        if size > device {
+            let message = format!("the device has {device} bytes, fewer than the disk's {size}");
             return Err(block::Error::new(ErrorKind::NoSpace, message).into());
         }
         return Ok(());
     }
     target.resize(size)?;
-    if preallocation == Preallocation::Full {
-        target.write_zeroes_at(all, Hole::Keep)?;
-    }
-    Ok(())
+    Ok(preallocation.fill(target, ByteRange::new(0, size).unwrap_or_default())?)
 }

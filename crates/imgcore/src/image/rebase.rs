@@ -1,11 +1,10 @@
 //! Another backing file below an image whose disk stays the same.
 
-use super::convert::is_zero;
 use super::disk::{Layer, named};
 use super::open::{open_new_below, refuse_itself};
 use super::origin::{Source, origin_at};
 use super::{Disk, Error, OpenOptions, WritableDisk};
-use crate::block::{self, BlockRead, BlockWrite as _, ByteRange, Resize, map_in_order};
+use crate::block::{self, BlockRead, BlockWrite as _, ByteRange, Resize, is_zero, map_in_order};
 use crate::qcow2::{self, Deflater, Image, NewBacking, Version};
 use crate::storage::FileDisk;
 

@@ -33,26 +33,67 @@ impl Compression {
             Self::Zstd => 1,
         }
     }
+}
 
-    /// Fills `cluster` from `stored`, whose last bytes may belong to something else.
+/// Decompresses clusters, one after the other, with the memory of one.
+#[derive(Debug)]
+pub(super) struct Inflater {
+    engine: InflateEngine,
+    /// Room for what is stored.
+    pub(super) stored: Vec<u8>,
+}
+
+enum InflateEngine {
+    Zlib(Decompress),
+    Zstd(zstd::zstd_safe::DCtx<'static>),
+}
+
+impl fmt::Debug for InflateEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Zlib(_) => "Zlib",
+            Self::Zstd(_) => "Zstd",
+        })
+    }
+}
+
+impl Inflater {
+    /// Returns a decompressor.
+    pub(super) fn new(compression: Compression) -> Self {
+        let engine = match compression {
+            Compression::Zlib => InflateEngine::Zlib(Decompress::new(false)),
+            Compression::Zstd => InflateEngine::Zstd(zstd::zstd_safe::DCtx::create()),
+        };
+        Self { engine, stored: Vec::new() }
+    }
+
+    /// Fills `cluster` from the stored bytes, the last of which may belong to something else.
     ///
     /// Spec: "decompression stops when it has produced a cluster of data."
     ///
     /// Returns whether that was possible.
-    pub(super) fn inflate(self, stored: &[u8], cluster: &mut [u8]) -> bool {
-        match self {
-            Self::Zlib => {
-                let mut state = Decompress::new(false);
-                let done = state.decompress(stored, cluster, FlushDecompress::Finish);
+    pub(super) fn inflate(&mut self, cluster: &mut [u8]) -> bool {
+        match &mut self.engine {
+            InflateEngine::Zlib(state) => {
+                state.reset(false);
+                let done = state.decompress(&self.stored, cluster, FlushDecompress::Finish);
                 done.is_ok() && state.total_out() == to_u64(cluster.len())
             }
-            Self::Zstd => {
-                let decoder = zstd::stream::read::Decoder::with_buffer(stored);
-                let limited = decoder.and_then(|mut decoder| decoder.window_log_max(ZSTD_WINDOW_LOG).map(|()| decoder));
-                limited.is_ok_and(|mut decoder| std::io::Read::read_exact(&mut decoder, cluster).is_ok())
+            InflateEngine::Zstd(context) => {
+                // A single frame is nearly always all, and needs no window beside the cluster.
+                let frame = zstd::zstd_safe::find_frame_compressed_size(&self.stored);
+                let frame = frame.ok().and_then(|len| self.stored.get(..len)).unwrap_or_default();
+                context.decompress(cluster, frame) == Ok(cluster.len()) || inflate_frames(&self.stored, cluster)
             }
         }
     }
+}
+
+/// Fills `cluster` from one zstd frame after the other.
+fn inflate_frames(stored: &[u8], cluster: &mut [u8]) -> bool {
+    let decoder = zstd::stream::read::Decoder::with_buffer(stored);
+    let limited = decoder.and_then(|mut decoder| decoder.window_log_max(ZSTD_WINDOW_LOG).map(|()| decoder));
+    limited.is_ok_and(|mut decoder| std::io::Read::read_exact(&mut decoder, cluster).is_ok())
 }
 
 /// Compresses clusters, one after the other, with the memory of one.
@@ -115,23 +156,42 @@ const ZSTD_WINDOW_LOG: u32 = 23;
 
 #[cfg(test)]
 mod tests {
-    use super::{Compression, Deflater};
+    use super::{Compression, Deflater, Inflater};
 
     #[test]
     fn what_is_compressed_comes_back_even_with_foreign_bytes_behind_it() {
         let cluster: Vec<u8> = (0..65536_u32).map(|at| (at / 700 * at % 11) as u8).collect();
         for compression in [Compression::Zlib, Compression::Zstd] {
             let mut deflater = Deflater::new(compression, cluster.len()).unwrap();
+            let mut inflater = Inflater::new(compression);
             for _ in 0..2 {
                 let mut stored = deflater.deflate(&cluster).unwrap().to_vec();
                 let whole = stored.len();
                 stored.extend_from_slice(&[0xAA; 300]);
                 let mut back = vec![0; cluster.len()];
-                assert!(compression.inflate(&stored, &mut back), "{compression:?}");
+                inflater.stored.clone_from(&stored);
+                assert!(inflater.inflate(&mut back), "{compression:?}");
                 assert_eq!(back, cluster);
-                assert!(!compression.inflate(&stored[..whole / 2], &mut back), "{compression:?}");
+                inflater.stored = stored[..whole / 2].to_vec();
+                assert!(!inflater.inflate(&mut back), "{compression:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_cluster_may_be_several_zstd_frames_or_the_beginning_of_one() {
+        let cluster: Vec<u8> = (0..65536_u32).map(|at| (at / 700 * at % 11) as u8).collect();
+        let mut deflater = Deflater::new(Compression::Zstd, 65536).unwrap();
+        let mut inflater = Inflater::new(Compression::Zstd);
+        for half in cluster.chunks(32768) {
+            inflater.stored.extend_from_slice(deflater.deflate(half).unwrap());
+        }
+        let mut back = vec![0; 65536];
+        assert!(inflater.inflate(&mut back));
+        assert_eq!(back, cluster);
+        inflater.stored = deflater.deflate(&cluster).unwrap().to_vec();
+        assert!(inflater.inflate(&mut back[..4096]));
+        assert_eq!(back[..4096], cluster[..4096]);
     }
 
     #[test]

@@ -2,13 +2,14 @@ use super::error::Error;
 use super::geometry::Geometry;
 use super::header::Version;
 use super::options::CreateOptions;
-use crate::block::{BlockRead, ByteRange, extents};
+use crate::block::{BlockRead, ByteRange, Extent};
 
 /// What a new image holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Content<'a> {
     pub(super) disk: &'a dyn BlockRead,
-    pub(super) changed: &'a [ByteRange],
+    /// What differs from what lies below; `None` when that is to be found out.
+    changed: Option<&'a [ByteRange]>,
     backing: Option<&'a dyn BlockRead>,
 }
 
@@ -16,7 +17,13 @@ impl<'a> Content<'a> {
     /// Returns the content that differs in `changed` from the backing disk, or from zeros; `disk` shows all of it.
     #[must_use]
     pub fn new(disk: &'a dyn BlockRead, changed: &'a [ByteRange]) -> Self {
-        Self { disk, changed, backing: None }
+        Self { disk, changed: Some(changed), backing: None }
+    }
+
+    /// Returns the content that differs anywhere from the backing disk, or from zeros; clusters are compared to find out where.
+    #[must_use]
+    pub fn whole(disk: &'a dyn BlockRead) -> Self {
+        Self { disk, changed: None, backing: None }
     }
 
     /// Says what lies below, so that zeros over zeros take no entry.
@@ -25,51 +32,92 @@ impl<'a> Content<'a> {
         Self { backing: Some(backing), ..self }
     }
 
+    /// Returns the disk with which clusters are to be compared.
+    pub(super) fn compared(&self) -> Option<&'a dyn BlockRead> {
+        self.backing.filter(|_| self.changed.is_none())
+    }
+
     /// Returns what becomes of zeros in an image with these options.
     pub(super) fn zeros(&self, options: &CreateOptions) -> Zeros<'a> {
         Zeros { below: options.backing.is_some().then_some(self.backing), version: options.version }
     }
 
-    /// Returns the clusters of `runs` in pieces: those that are known to be zeros, and others of at most `max` bytes.
-    pub(super) fn pieces(&self, geometry: Geometry, size: u64, runs: &[(u64, u64)], max: u64) -> Result<Vec<Piece>, Error> {
+    /// Returns the clusters of a disk of `size` bytes in pieces: those that are known to be zeros, and others of at most `max`
+    /// bytes. With `all` it is every cluster, otherwise those of what changed.
+    pub(super) fn pieces(&self, geometry: Geometry, size: u64, all: bool, max: u64) -> Pieces<'a> {
+        let runs = match self.changed.filter(|_| !all) {
+            Some(changed) => cluster_runs(geometry, changed, size),
+            None => vec![(0, geometry.clusters(size))],
+        };
         let most = max.checked_div(geometry.cluster_size()).unwrap_or(1).max(1);
-        let mut pieces = Vec::new();
-        for &(first, end) in runs {
-            let mut cluster = first;
-            while cluster < end {
-                let (zeros, known_until) = self.known(geometry, size, cluster, end)?;
-                if zeros > cluster {
-                    pieces.push(Piece { first: cluster, count: zeros.saturating_sub(cluster), zero: true });
-                    cluster = zeros;
-                    continue;
-                }
-                let count = known_until.saturating_sub(cluster).clamp(1, most).min(end.saturating_sub(cluster));
-                match pieces.last_mut() {
-                    Some(last) if !last.zero && last.end() == cluster && last.count.saturating_add(count) <= most => {
-                        last.count = last.count.saturating_add(count);
-                    }
-                    _ => pieces.push(Piece { first: cluster, count, zero: false }),
-                }
-                cluster = cluster.saturating_add(count);
-            }
+        Pieces { disk: self.disk, geometry, size, most, runs: runs.into_iter(), run: (0, 0), extent: None }
+    }
+}
+
+/// The clusters of a content, from the first to the last.
+pub(super) struct Pieces<'a> {
+    disk: &'a dyn BlockRead,
+    geometry: Geometry,
+    size: u64,
+    /// The most clusters of a piece that is read.
+    most: u64,
+    runs: std::vec::IntoIter<(u64, u64)>,
+    /// What is left of the run: its first cluster, and the one behind the last.
+    run: (u64, u64),
+    /// The last extent that was looked up.
+    extent: Option<Extent>,
+}
+
+impl Pieces<'_> {
+    fn piece(&mut self) -> Result<Piece, Error> {
+        let (first, end) = self.run;
+        let zeros = self.known(first, end)?.0;
+        if zeros > first {
+            self.run.0 = zeros;
+            return Ok(Piece { first, count: zeros.saturating_sub(first), zero: true });
         }
-        Ok(pieces)
+        let limit = first.saturating_add(self.most).min(end);
+        let mut cluster = first;
+        while cluster < limit {
+            let (zeros, known_until) = self.known(cluster, end)?;
+            // Few zeros are found again when they are read; a piece of their own costs more.
+            if zeros >= limit {
+                break;
+            }
+            cluster = known_until.max(cluster.saturating_add(1)).min(limit);
+        }
+        self.run.0 = cluster;
+        Ok(Piece { first, count: cluster.saturating_sub(first), zero: false })
     }
 
     /// Returns up to which cluster all is known to be zeros from `cluster` on, and up to which the state is the same.
-    fn known(&self, geometry: Geometry, size: u64, cluster: u64, end: u64) -> Result<(u64, u64), Error> {
-        let start = cluster.saturating_mul(geometry.cluster_size());
+    fn known(&mut self, cluster: u64, end: u64) -> Result<(u64, u64), Error> {
+        let start = cluster.saturating_mul(self.geometry.cluster_size());
         if start >= self.disk.size() {
             return Ok((end, end));
         }
-        let extent = self.disk.extent_at(start)?;
+        let extent = match self.extent.filter(|extent| extent.range.contains(start)) {
+            Some(extent) => extent,
+            None => *self.extent.insert(self.disk.extent_at(start)?),
+        };
         let until = extent.range.end();
         if !extent.reads_as_zeros() {
-            return Ok((cluster, geometry.clusters(until)));
+            return Ok((cluster, self.geometry.clusters(until)));
         }
         // What lies behind the content is zeros as well.
-        let whole = if until >= self.disk.size().min(size) { end } else { geometry.index(until) };
-        Ok((whole.min(end), geometry.clusters(until)))
+        let whole = if until >= self.disk.size().min(self.size) { end } else { self.geometry.index(until) };
+        Ok((whole.min(end), self.geometry.clusters(until)))
+    }
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = Result<Piece, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.run.0 >= self.run.1 {
+            self.run = self.runs.next()?;
+        }
+        Some(self.piece())
     }
 }
 
@@ -84,12 +132,6 @@ pub(super) struct Piece {
     pub(super) zero: bool,
 }
 
-impl Piece {
-    fn end(&self) -> u64 {
-        self.first.saturating_add(self.count)
-    }
-}
-
 /// What becomes of clusters of zeros.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Zeros<'a> {
@@ -99,22 +141,33 @@ pub(super) struct Zeros<'a> {
 }
 
 impl Zeros<'_> {
-    /// Returns whether the bytes of `range` would read as zeros without an entry.
-    pub(super) fn are_below(&self, range: ByteRange) -> Result<bool, Error> {
-        let Some(below) = self.below else { return Ok(true) };
-        let Some(disk) = below else { return Ok(false) };
-        let Some(range) = ByteRange::new(0, disk.size()).and_then(|all| all.intersection(range)) else { return Ok(true) };
-        for extent in extents(disk, range) {
-            if !extent?.reads_as_zeros() {
-                return Ok(false);
-            }
+    /// Returns whether `cluster` would read as zeros without an entry, and the cluster up to which that is so; `end` at most.
+    pub(super) fn are_below(&self, geometry: Geometry, cluster: u64, end: u64) -> Result<(bool, u64), Error> {
+        let start = cluster.saturating_mul(geometry.cluster_size());
+        let disk = match self.below {
+            None => return Ok((true, end)),
+            Some(None) => return Ok((false, end)),
+            Some(Some(disk)) => disk,
+        };
+        if start >= disk.size() {
+            return Ok((true, end));
         }
-        Ok(true)
+        let extent = disk.extent_at(start)?;
+        let until = extent.range.end();
+        if !extent.reads_as_zeros() {
+            return Ok((false, geometry.clusters(until).min(end)));
+        }
+        if until >= disk.size() {
+            return Ok((true, end));
+        }
+        // A cluster that is only known to begin with zeros needs its entry.
+        let whole = geometry.index(until);
+        Ok(if whole > cluster { (true, whole.min(end)) } else { (false, cluster.saturating_add(1)) })
     }
 }
 
 /// Returns the clusters under `ranges` as ascending runs, first and behind the last, cut to a disk of `size` bytes.
-pub(super) fn cluster_runs(geometry: Geometry, ranges: &[ByteRange], size: u64) -> Vec<(u64, u64)> {
+fn cluster_runs(geometry: Geometry, ranges: &[ByteRange], size: u64) -> Vec<(u64, u64)> {
     let mut runs: Vec<(u64, u64)> = ranges
         .iter()
         .filter(|range| !range.is_empty())
@@ -130,17 +183,4 @@ pub(super) fn cluster_runs(geometry: Geometry, ranges: &[ByteRange], size: u64) 
         }
     }
     joined
-}
-
-/// Returns how many L2 tables have an entry for one of `runs`.
-pub(super) fn count_tables(geometry: Geometry, runs: &[(u64, u64)]) -> u64 {
-    let entries = geometry.l2_entries();
-    let mut count = 0_u64;
-    let mut next = 0;
-    for (first, end) in runs {
-        let from = first.checked_div(entries).unwrap_or(0).max(next);
-        next = end.div_ceil(entries).max(next);
-        count = count.saturating_add(next.saturating_sub(from));
-    }
-    count
 }

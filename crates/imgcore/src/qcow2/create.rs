@@ -14,17 +14,13 @@ pub fn create<T: Resize + ?Sized>(target: &mut T, options: &CreateOptions) -> Re
     let header = options.header()?;
     let clusters = header.geometry.clusters(header.size);
     let raw = options.data_file.as_ref().map(|file| file.raw);
+    let mut image = NewImage::begin(target, options)?;
     // A raw data file has every cluster in its place from the beginning.
-    let allocated = options.preallocation != Preallocation::Off || raw == Some(true);
-    if !allocated {
-        return NewImage::begin(target, options, 0, 0)?.finish();
-    }
-    let data = if raw.is_some() { 0 } else { clusters };
-    let mut image = NewImage::begin(target, options, header.l1_entries, data)?;
-    if raw.is_some() {
-        image.put_external(0, clusters)?;
-    } else {
-        image.put_preallocated(0, clusters, options.preallocation == Preallocation::Full)?;
+    if options.preallocation != Preallocation::Off || raw == Some(true) {
+        match raw {
+            Some(_) => image.put_external(0, clusters)?,
+            None => image.put_preallocated(0, clusters, options.preallocation)?,
+        }
     }
     image.finish()
 }

@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::bitmap::{self, Bitmap, Recording};
 use super::cache::Cache;
-use super::compression::Compression;
+use super::compression::{Compression, Inflater};
 use super::entry::decode_l1;
 use super::error::{Error, Unsupported};
 use super::extension::Extension;
@@ -34,6 +34,8 @@ pub struct Image<S> {
     pub(super) empty_tables: Mutex<Cache<()>>,
     /// Inflated clusters by the offset of their compressed form.
     pub(super) inflated: Mutex<Cache<Arc<Vec<u8>>>>,
+    /// Decompressors that no thread uses at the moment.
+    pub(super) inflaters: Mutex<Vec<Inflater>>,
     /// What writing has changed and not stored yet.
     pub(super) writing: Option<Box<Writing>>,
     /// What the bitmaps are to be told.
@@ -82,6 +84,7 @@ impl<S: BlockRead> Image<S> {
             tables: Mutex::new(Cache::new(TABLE_CACHE, cluster_len)),
             empty_tables: Mutex::new(Cache::new(TABLE_CACHE, size_of::<u64>())),
             inflated: Mutex::new(Cache::new(INFLATED_CACHE, cluster_len)),
+            inflaters: Mutex::default(),
             header,
             writing: None,
             recording: None,
@@ -275,16 +278,27 @@ impl<S: BlockRead> Image<S> {
         if let Some(cluster) = self.inflated.lock().unwrap_or_else(PoisonError::into_inner).get(start.0) {
             return Ok(cluster);
         }
-        let mut stored = vec![0; to_usize(len)];
-        read_stored(&self.storage, "compressed cluster", start, &mut stored)?;
         let mut cluster = vec![0; self.geometry().cluster_len()];
-        if !self.compression().inflate(&stored, &mut cluster) {
-            let rule = "it does not decompress to a cluster";
-            return Err(super::error::Corrupt::new("compressed cluster", start.0, rule).into());
-        }
+        self.inflate_into(start, len, &mut cluster)?;
         let cluster = Arc::new(cluster);
         self.inflated.lock().unwrap_or_else(PoisonError::into_inner).insert(start.0, Arc::clone(&cluster));
         Ok(cluster)
+    }
+
+    /// Fills `cluster` from its compressed form, the `len` bytes at `start`.
+    pub(super) fn inflate_into(&self, start: HostOffset, len: u64, cluster: &mut [u8]) -> Result<(), Error> {
+        let free = self.inflaters.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut inflater = free.unwrap_or_else(|| Inflater::new(self.compression()));
+        inflater.stored.resize(to_usize(len), 0);
+        read_stored(&self.storage, "compressed cluster", start, &mut inflater.stored)?;
+        let done = inflater.inflate(cluster);
+        // There are no more of them than threads that read.
+        self.inflaters.lock().unwrap_or_else(PoisonError::into_inner).push(inflater);
+        if done {
+            return Ok(());
+        }
+        let rule = "it does not decompress to a cluster";
+        Err(super::error::Corrupt::new("compressed cluster", start.0, rule).into())
     }
 
     /// Fills `buf` with the bytes of standard clusters.

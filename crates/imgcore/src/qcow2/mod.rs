@@ -18,6 +18,7 @@ mod bitmap;
 mod cache;
 mod compression;
 mod content;
+mod counts;
 mod create;
 mod empty;
 mod entry;
@@ -27,7 +28,6 @@ mod feature;
 mod geometry;
 mod header;
 mod image;
-mod layout;
 mod mapping;
 mod measure;
 mod new_image;
@@ -56,7 +56,7 @@ pub use offset::{GuestOffset, HostOffset};
 pub use options::{CreateOptions, DataFileName, NewBacking, Preallocation};
 pub use read::Layer;
 pub use snapshot::Snapshot;
-pub use write::{Effort, write_image, write_image_with};
+pub use write::{Effort, write_image, write_image_beside, write_image_with};
 
 #[cfg(test)]
 mod cut;

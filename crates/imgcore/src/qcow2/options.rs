@@ -4,7 +4,8 @@ use super::extension::Extension;
 use super::feature;
 use super::geometry::Geometry;
 use super::header::{Header, MAX_BACKING_NAME, MAX_CLUSTER_BITS, MAX_L1, Version};
-use super::offset::HostOffset;
+use super::offset::{HostOffset, to_u64, to_usize};
+use crate::block::{self, BlockWrite, ByteRange, Hole};
 
 /// What a new image is to be like. The defaults are qemu-img's.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,8 +58,35 @@ pub enum Preallocation {
     Off,
     /// Every cluster has a place in the file, which has holes there.
     Metadata,
-    /// Every cluster has a place and space.
+    /// Every cluster has a place and space, which is not written.
+    Falloc,
+    /// Every cluster has a place that is written with zeros.
     Full,
+}
+
+impl Preallocation {
+    /// Gives `range` of a new `target`, where it has holes, the space that every cluster is to have.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the target.
+    pub fn fill<T: BlockWrite + ?Sized>(self, target: &mut T, range: ByteRange) -> Result<(), block::Error> {
+        match self {
+            Self::Off | Self::Metadata => Ok(()),
+            Self::Falloc => target.write_zeroes_at(range, Hole::Keep),
+            Self::Full => {
+                let zeros = vec![0; to_usize(range.len()).min(ZEROS)];
+                let mut offset = range.start();
+                while offset < range.end() {
+                    let left = to_usize(range.end().saturating_sub(offset));
+                    let part = zeros.get(..left).unwrap_or(&zeros);
+                    target.write_all_at(part, offset)?;
+                    offset = offset.saturating_add(to_u64(part.len()));
+                }
+                Ok(())
+            }
+        }
+    }
 }
 
 impl Default for CreateOptions {
@@ -197,3 +225,6 @@ const MAX_SIZE: u64 = u64::MAX >> 1;
 
 /// Bytes of the smallest clusters that get a feature name table.
 const FEATURE_NAMES_CLUSTER: u64 = 4096;
+
+/// Bytes of zeros that are written at a time.
+const ZEROS: usize = 256 << 10;

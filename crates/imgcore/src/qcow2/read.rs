@@ -160,6 +160,10 @@ impl<S: BlockRead> Image<S> {
                 RunKind::Unallocated => self.read_backing(part, at)?,
                 RunKind::Zero => part.fill(0),
                 RunKind::Data(host) => self.read_clusters(host, part)?,
+                // Nothing is left of the cluster that somebody would read next.
+                RunKind::Compressed { start, len } if part.len() == self.geometry().cluster_len() => {
+                    self.inflate_into(start, len, part)?;
+                }
                 RunKind::Compressed { start, len } => {
                     let cluster = self.inflate(start, len)?;
                     let from = to_usize(self.geometry().within(at.0));

@@ -5,6 +5,7 @@ use zerocopy::IntoBytes as _;
 use super::error::{Corrupt, Error};
 use super::offset::{HostOffset, to_u64, to_usize};
 use crate::block::BlockRead;
+pub(super) use crate::block::is_zero;
 
 /// Fills `buf` from `storage`, with zeros behind its end, as a file that ends inside a cluster means it.
 ///
@@ -51,13 +52,6 @@ pub(super) fn word_offset(table: HostOffset, index: u64) -> u64 {
     table.plus(index.saturating_mul(8)).0
 }
 
-/// Returns whether all bytes are zeros.
-pub(super) fn is_zero(bytes: &[u8]) -> bool {
-    // A page differs early or not at all: the first bytes decide most cases.
-    let (head, rest) = bytes.split_at(bytes.len().min(64));
-    head.iter().all(|byte| *byte == 0) && rest.chunks(4096).all(|chunk| chunk.iter().fold(0, |seen, byte| seen | *byte) == 0)
-}
-
 /// Returns the bytes of `buf` as a length on a disk.
 pub(super) fn len_of(buf: &[u8]) -> u64 {
     to_u64(buf.len())
@@ -65,7 +59,7 @@ pub(super) fn len_of(buf: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{HostOffset, encode_words, is_zero, read_words};
+    use super::{HostOffset, encode_words, read_words};
     use crate::block::MemoryDisk;
 
     #[test]
@@ -73,20 +67,5 @@ mod tests {
         let disk = MemoryDisk::new(encode_words(&[1, u64::MAX, 7]));
         assert_eq!(read_words(&disk, "table", HostOffset(8), 4).unwrap(), [u64::MAX, 7, 0, 0]);
         read_words(&disk, "table", HostOffset(24), 1).unwrap_err();
-    }
-
-    #[test]
-    fn zeros_are_recognized_wherever_the_other_byte_is() {
-        for len in [0, 1, 64, 65, 5000, 9000] {
-            let mut bytes = vec![0; len];
-            assert!(is_zero(&bytes));
-            for at in [0, 63, 64, 4999, 8999] {
-                if at < len {
-                    bytes[at] = 1;
-                    assert!(!is_zero(&bytes));
-                    bytes[at] = 0;
-                }
-            }
-        }
     }
 }

@@ -106,6 +106,11 @@ impl FileDisk {
         self.is_device
     }
 
+    /// Leaves it to the kernel when what is written is stored: nobody will flush.
+    pub fn store_late(&mut self) {
+        self.writeback = Writeback::off();
+    }
+
     fn inside(&self, offset: u64, len: u64) -> Result<ByteRange, Error> {
         ByteRange::at(offset, len)
             .filter(|range| range.end() <= self.size)

@@ -126,7 +126,16 @@ impl Replacement {
     ///
     /// The failure of the operating system; the old file is there then, unless only the last sync of the folder failed.
     pub fn publish(self) -> Result<(), Error> {
-        self.rename(RenameFlags::empty())
+        self.rename(RenameFlags::empty(), true)
+    }
+
+    /// As [`Replacement::publish`], but a power cut soon after may leave anything at the path.
+    ///
+    /// # Errors
+    ///
+    /// As [`Replacement::publish`].
+    pub fn publish_unsynced(self) -> Result<(), Error> {
+        self.rename(RenameFlags::empty(), false)
     }
 
     /// As [`Replacement::publish`], but never over an existing file.
@@ -135,14 +144,16 @@ impl Replacement {
     ///
     /// [`ErrorKind::AlreadyExists`] when something is at the path; otherwise the failure of the operating system.
     pub fn publish_new(self) -> Result<(), Error> {
-        self.rename(RenameFlags::NOREPLACE)
+        self.rename(RenameFlags::NOREPLACE, true)
     }
 
-    fn rename(mut self, flags: RenameFlags) -> Result<(), Error> {
+    fn rename(mut self, flags: RenameFlags, sync: bool) -> Result<(), Error> {
         let Some(temporary) = &self.temporary else { return Ok(()) };
         let target = self.target.clone();
         let cannot = |error: io::Error| Error::from_io(format!("cannot publish `{}`", target.display()), error);
-        self.disk.file().sync_all().map_err(cannot)?;
+        if sync {
+            self.disk.file().sync_all().map_err(cannot)?;
+        }
         let renamed = match renameat_with(CWD, temporary, CWD, &target, flags) {
             // A file system without the flag: a link never replaces either.
             Err(Errno::INVAL | Errno::NOSYS) if flags == RenameFlags::NOREPLACE => {
@@ -152,8 +163,16 @@ impl Replacement {
         };
         renamed.map_err(cannot)?;
         self.temporary = None;
+        if !sync {
+            return Ok(());
+        }
         let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(cannot)
+    }
+
+    /// As [`FileDisk::store_late`].
+    pub fn store_late(&mut self) {
+        self.disk.store_late();
     }
 
     /// Returns where the file is until it is published.

@@ -98,6 +98,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         threads: std::thread::available_parallelism().map_or(1, usize::from).min(8),
         compress: args.compress,
         hole: args.sparse.0,
+        sync: args.cache.as_deref() != Some("unsafe"),
         backing: below.as_ref().map(|disk| -> &dyn BlockRead { disk }),
     };
     let progress = (!args.quiet).then(|| Mutex::new(Progress::bytes(context, "converting", source.size())));

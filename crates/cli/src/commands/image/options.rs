@@ -43,8 +43,8 @@ impl From<Preallocation> for qcow2::Preallocation {
         match mode {
             Preallocation::Off => Self::Off,
             Preallocation::Metadata => Self::Metadata,
-            // Space that is set aside reads as zeros without being written.
-            Preallocation::Falloc | Preallocation::Full => Self::Full,
+            Preallocation::Falloc => Self::Falloc,
+            Preallocation::Full => Self::Full,
         }
     }
 }

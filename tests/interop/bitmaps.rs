@@ -161,13 +161,13 @@ fn bitmaps_go_the_same_way_here_and_in_qemu() {
         qemu(&format!("create -q -f qcow2 -o {options} other.qcow2 {}", twins.size));
         qemu("bitmap --add -g 4k other.qcow2 b1");
         twins.sandbox.tool("qemu-io").args(["-c", "write 0 1M", "-c", "write 2900k 1k", "other.qcow2"]).run();
-        for step in 0..48 {
+        for step in 0..36 {
             let line = match twins.below(8) {
                 0..=3 => twins.bitmap(),
                 4..=6 => twins.write(),
                 _ => twins.resize(),
             };
-            if step % 4 != 3 {
+            if step % 6 != 5 {
                 continue;
             }
             let after = format!("{line} of {options}");

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use super::cut::{Leaks, assert_sound};
 use super::table::is_zero;
-use super::{Compression, Content, CreateOptions, Deflater, Effort, Image, NewBacking, Version, write_image_with};
+use super::{
+    BitmapChange, Compression, Content, CreateOptions, Deflater, Effort, Image, NewBacking, Version, write_image_with,
+};
 use crate::block::{BlockRead, BlockWrite, ByteRange, ExtentKind, Hole, MemoryDisk, Resize, extents};
 
 /// What lies below the image.
@@ -109,6 +111,8 @@ struct Pair {
     backing: Option<Arc<dyn BlockRead>>,
     image: Image<MemoryDisk>,
     model: Vec<u8>,
+    /// The model when the bitmap was cleared, at the present size.
+    base: Vec<u8>,
 }
 
 fn noise(random: &mut Random, len: u64) -> Vec<u8> {
@@ -146,7 +150,10 @@ impl Pair {
         if let Some(backing) = &backing {
             image.set_backing(backing.clone());
         }
-        Self { kind, random, backing, image, model }
+        if kind.version == Version::V3 {
+            image.change_bitmap("changes", &[BitmapChange::Add(Some(512 << random.below(8)))]).unwrap();
+        }
+        Self { kind, random, backing, image, base: model.clone(), model }
     }
 
     /// A run of bytes of the disk, often at the border of a cluster or of a part of one.
@@ -233,6 +240,7 @@ impl Pair {
                 }
                 self.image.resize(size)?;
                 self.model.resize(size as usize, 0);
+                self.base.resize(size as usize, 0);
                 self.compare(ByteRange::new(old.min(size), old.max(size).min(size)).unwrap());
             }
             Step::Flush => self.image.flush()?,
@@ -246,6 +254,7 @@ impl Pair {
                 }
                 self.compare(ByteRange::new(0, self.model.len() as u64).unwrap());
                 self.compare_extents();
+                self.compare_bitmap()?;
             }
         }
         Ok(())
@@ -279,6 +288,22 @@ impl Pair {
             let at = bytes.iter().zip(expected).position(|(a, b)| a != b).unwrap() as u64 + start;
             panic!("byte {at} is {}, and not {}", bytes[(at - start) as usize], self.model[at as usize]);
         }
+    }
+
+    /// Asserts that the bitmap marks all that has changed, and clears it.
+    fn compare_bitmap(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+        if self.kind.version == Version::V2 {
+            return Ok(());
+        }
+        let mut marked = vec![false; self.model.len() / 512];
+        for run in self.image.bitmap_bits("changes")?.runs() {
+            marked[run.start() as usize / 512..run.end() as usize / 512].fill(true);
+        }
+        for (sector, (old, new)) in self.base.chunks(512).zip(self.model.chunks(512)).enumerate() {
+            assert!(old == new || marked[sector], "the bitmap misses sector {sector}");
+        }
+        self.base.clone_from(&self.model);
+        Ok(self.image.change_bitmap("changes", &[BitmapChange::Clear])?)
     }
 
     /// Asserts that the extents cover the disk and say zeros where there are zeros.
@@ -350,7 +375,7 @@ fn model(cluster_bits: u32) {
             run(
                 *kind,
                 u64::from(cluster_bits) * 1000 + index as u64,
-                wanted.unwrap_or(if cluster_bits < 18 { 250 } else { 90 }),
+                wanted.unwrap_or(if cluster_bits < 21 { 200 } else { 50 }),
             );
         }
     }

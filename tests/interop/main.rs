@@ -3,6 +3,7 @@
 mod bitmaps;
 mod commit;
 mod compare;
+mod data_file;
 mod domain;
 mod ext4;
 mod ext4_grow;
@@ -11,6 +12,7 @@ mod lock;
 mod map;
 mod measure;
 mod partition;
+mod preallocation;
 mod qcow2;
 mod rebase;
 mod seed_iso;

@@ -68,13 +68,18 @@ pub(super) fn open_writable_layer(path: &Path, options: &OpenOptions, seen: &mut
     let lock = if options.lock { Some(Lock::acquire(&file, LockKind::Write)?) } else { None };
     let format = format_of(&file, options)?;
     if format == Format::Raw {
-        return Ok(WritableDisk { layer: Layer::Raw(file), backing: None, _lock: lock });
+        return Ok(WritableDisk { layer: Layer::Raw(file), backing: None, _lock: lock, _data_lock: None });
     }
     let qcow2_error = |source| Error::Qcow2 { path: path.to_owned(), source };
-    let image = Image::open(file).map_err(qcow2_error)?;
+    let mut image = Image::open(file).map_err(qcow2_error)?;
     inspect(path, &image, options.policy)?;
     image.check_writable().map_err(qcow2_error)?;
-    Ok(WritableDisk { layer: Layer::Qcow2(Box::new(image)), backing: None, _lock: lock })
+    let data_lock = if options.follow { open_data_file(path, &mut image, Access::ReadWrite, options)? } else { None };
+    if let Some(data_file) = image.data_storage() {
+        // It is nothing that holds metadata, or another part of the chain.
+        enter(data_file, seen)?;
+    }
+    Ok(WritableDisk { layer: Layer::Qcow2(Box::new(image)), backing: None, _lock: lock, _data_lock: data_lock })
 }
 
 /// Opens the disk that `backing` names for a new image at `path`, with its backing chain.
@@ -165,7 +170,7 @@ pub(super) fn open_layer(path: &Path, options: &OpenOptions, seen: &mut Vec<Iden
     }
     let mut image = Image::open(file).map_err(|source| Error::Qcow2 { path: path.to_owned(), source })?;
     inspect(path, &image, options.policy)?;
-    let data_lock = if options.follow { open_data_file(path, &mut image, options)? } else { None };
+    let data_lock = if options.follow { open_data_file(path, &mut image, Access::Read, options)? } else { None };
     Ok(Disk { layer: Layer::Qcow2(Box::new(image)), backing: None, _lock: lock, _data_lock: data_lock })
 }
 
@@ -214,7 +219,12 @@ pub(super) fn below_error(path: &Path, error: Error) -> Error {
     }
 }
 
-fn open_data_file(path: &Path, image: &mut Image<FileDisk>, options: &OpenOptions) -> Result<Option<Lock>, Error> {
+fn open_data_file(
+    path: &Path,
+    image: &mut Image<FileDisk>,
+    access: Access,
+    options: &OpenOptions,
+) -> Result<Option<Lock>, Error> {
     let Some(named) = image.data_file() else { return Ok(None) };
     let Some(name) = named.name else {
         return Err(Error::Qcow2 { path: path.to_owned(), source: qcow2::Unsupported::DataFile.into() });
@@ -222,8 +232,9 @@ fn open_data_file(path: &Path, image: &mut Image<FileDisk>, options: &OpenOption
     // Unlike a backing file's name, QEMU takes this one relative to the working folder.
     let below = options.policy.check(path, DATA_FILE, &name).map(PathBuf::from)?;
     let wrap = |source: block::Error| Error::Below { what: DATA_FILE, image: path.to_owned(), source: Box::new(source.into()) };
-    let file = FileDisk::open(&below, Access::Read).map_err(wrap)?;
-    let lock = if options.lock { Some(Lock::acquire(&file, LockKind::Read).map_err(wrap)?) } else { None };
+    let file = FileDisk::open(&below, access).map_err(wrap)?;
+    let kind = if access == Access::Read { LockKind::Read } else { LockKind::Write };
+    let lock = if options.lock { Some(Lock::acquire(&file, kind).map_err(wrap)?) } else { None };
     image.set_data_file(file);
     Ok(lock)
 }

@@ -1,5 +1,6 @@
-use super::{Error, Format, WritableDisk};
-use crate::block::{BlockRead, BlockWrite, ByteRange, Hole, Resize};
+use super::disk::{Layer, named};
+use super::{Error, WritableDisk};
+use crate::block::{BlockRead, ByteRange, Resize};
 use crate::qcow2::Preallocation;
 
 /// How a disk is resized. The default only grows it, and allocates nothing.
@@ -7,7 +8,7 @@ use crate::qcow2::Preallocation;
 pub struct ResizeOptions {
     /// Whether a smaller size is meant, and what lies beyond it may go.
     pub shrink: bool,
-    /// What is allocated of new space: [`Preallocation::Full`] is for raw images only, [`Preallocation::Metadata`] for none.
+    /// What is allocated of new space; [`Preallocation::Metadata`] is for qcow2 only.
     pub preallocation: Preallocation,
 }
 
@@ -24,19 +25,24 @@ pub fn resize(disk: &mut WritableDisk, size: u64, options: &ResizeOptions) -> Re
     if new < old && !options.shrink {
         return Err(Error::WouldShrink { old, new });
     }
-    let fill = match (options.preallocation, disk.format()) {
-        (Preallocation::Off, _) => false,
-        (Preallocation::Full, Format::Raw) => true,
-        (_, format) => {
-            return Err(Error::Unsupported(format!("preallocation of new space is not supported for the format `{format}`")));
-        }
-    };
-    if new == old {
-        return Ok(());
+    if new <= old && options.preallocation != Preallocation::Off {
+        return Err(Error::InvalidOptions("preallocation is for growing images".to_owned()));
     }
-    disk.resize(new)?;
-    if fill && let Some(added) = ByteRange::new(old, new) {
-        disk.write_zeroes_at(added, Hole::Keep)?;
+    match (options.preallocation, &mut disk.layer) {
+        _ if new == old => return Ok(()),
+        (Preallocation::Off, _) => disk.resize(new)?,
+        (preallocation, Layer::Qcow2(image)) => {
+            image.grow(new, preallocation).map_err(|error| named(image.storage().path(), error.into()))?;
+        }
+        (Preallocation::Metadata, Layer::Raw(_)) => {
+            return Err(Error::Unsupported("preallocation of metadata is not supported for the format `raw`".to_owned()));
+        }
+        (preallocation, Layer::Raw(file)) => {
+            file.resize(new)?;
+            if let Some(added) = ByteRange::new(old, new) {
+                preallocation.fill(file, added)?;
+            }
+        }
     }
     Ok(disk.close()?)
 }

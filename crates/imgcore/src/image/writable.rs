@@ -15,6 +15,7 @@ pub struct WritableDisk {
     pub(super) layer: Layer,
     pub(super) backing: Option<Arc<Disk>>,
     pub(super) _lock: Option<Lock>,
+    pub(super) _data_lock: Option<Lock>,
 }
 
 impl WritableDisk {

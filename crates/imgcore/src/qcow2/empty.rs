@@ -6,7 +6,7 @@ use super::offset::{HostOffset, to_u64, to_usize};
 use super::refcount_block;
 use super::shadow::Shadow;
 use super::table::{encode_words, len_of, read_stored, read_words};
-use crate::block::Resize;
+use crate::block::{ByteRange, Hole, Resize};
 
 impl<S: Resize> Image<S> {
     /// Gives up all that the disk holds, durably: it reads as the backing disk afterwards, or as zeros.
@@ -28,6 +28,9 @@ impl<S: Resize> Image<S> {
         }
         shadow.move_l1(&vec![0; to_usize(to_u64(l1.len()).saturating_mul(8))])?;
         shadow.commit()?;
+        if let Some(file) = &mut self.data_file {
+            file.write_zeroes_at(ByteRange::new(0, file.size()).unwrap_or_default(), Hole::Allow)?;
+        }
         // Where something else has clusters of its own, nothing is gained.
         if self.header.snapshot_count == 0 && self.bitmaps()?.is_empty() { self.move_tables_down() } else { Ok(()) }
     }

@@ -5,14 +5,21 @@ use std::sync::Arc;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
 
 use super::cut::{Leaks, assert_sound};
-use super::{Compression, Content, CreateOptions, Effort, Image, NewBacking, Version, create, write_image, write_image_with};
+use super::{
+    Compression, Content, CreateOptions, Deflater, Effort, Image, NewBacking, Preallocation, Version, create, write_image,
+    write_image_with,
+};
 use crate::block::{BlockRead, BlockWrite, ByteRange, ExtentKind, Hole, MemoryDisk, Resize, extents};
 
 #[derive(Clone, Debug)]
 enum Step {
     Write(u64, u64, u8),
     Zero(u64, u64, bool),
+    Compress(u64, u8),
+    HoldZeroes(u64, u64),
     Resize(u64),
+    Preallocate(u64, Preallocation),
+    Empty,
     Reopen,
 }
 
@@ -41,7 +48,13 @@ fn cases() -> impl Strategy<Value = Case> {
         let step = prop_oneof![
             5 => (0..max, 1..cluster * 3, 1..255_u8).prop_map(|(at, len, byte)| Step::Write(at, len, byte)),
             3 => (0..max, 0..cluster * 5, any::<bool>()).prop_map(|(at, len, keep)| Step::Zero(at, len, keep)),
+            3 => (0..max / cluster, 1..255_u8).prop_map(move |(index, byte)| Step::Compress(index * cluster, byte)),
+            1 => (0..max, 0..cluster * 5).prop_map(|(at, len)| Step::HoldZeroes(at, len)),
             2 => (1..max / 256).prop_map(|sectors| Step::Resize(sectors * 512)),
+            1 => (1..40_u64, any::<bool>()).prop_map(|(sectors, full)| {
+                Step::Preallocate(sectors * 512, if full { Preallocation::Full } else { Preallocation::Metadata })
+            }),
+            1 => Just(Step::Empty),
             1 => Just(Step::Reopen),
         ];
         (options, backing, proptest::collection::vec(step, 1..20)).prop_map(|(mut options, backing, steps)| {
@@ -105,15 +118,43 @@ proptest! {
                     image.write_zeroes_at(ByteRange::new(at, end).unwrap(), hole).unwrap();
                     model[at as usize..end as usize].fill(0);
                 }
+                Step::Compress(at, byte) => {
+                    if at + case.options.cluster_size <= size {
+                        let cluster: Vec<u8> = (0..case.options.cluster_size).map(|at| byte.wrapping_add((at / 90) as u8)).collect();
+                        let mut deflater = Deflater::new(case.options.compression, cluster.len()).unwrap();
+                        image.write_compressed(deflater.deflate(&cluster).unwrap(), at).unwrap();
+                        model[at as usize..at as usize + cluster.len()].copy_from_slice(&cluster);
+                    }
+                }
+                Step::HoldZeroes(at, len) => {
+                    let (at, end) = (at.min(size), (at.min(size) + len).min(size));
+                    image.hold_zeroes(ByteRange::new(at, end).unwrap()).unwrap();
+                    model[at as usize..end as usize].fill(0);
+                }
                 Step::Resize(size) => {
                     let old = model.len() as u64;
                     let hides = case.backing.unwrap_or(0) as u64 > old && size > old.next_multiple_of(case.options.cluster_size);
                     if case.options.version == Version::V2 && hides {
                         image.resize(size).unwrap_err();
-                        continue;
+                        // Only places with zeros of their own can hide the base.
+                        image.grow(size, Preallocation::Full).unwrap();
                     }
                     image.resize(size).unwrap();
                     model.resize(size as usize, 0);
+                }
+                Step::Preallocate(more, preallocation) => {
+                    let hidden = case.options.version == Version::V3 || case.backing.is_none_or(|len| len <= model.len());
+                    if hidden || preallocation == Preallocation::Full {
+                        image.grow(size + more, preallocation).unwrap();
+                        model.resize((size + more) as usize, 0);
+                    }
+                }
+                Step::Empty => {
+                    image.make_empty().unwrap();
+                    model.fill(0);
+                    let below = pattern(case.backing.unwrap_or(0));
+                    let len = below.len().min(model.len());
+                    model[..len].copy_from_slice(&below[..len]);
                 }
                 Step::Reopen => {
                     image.flush().unwrap();

@@ -57,6 +57,9 @@ impl<S: Resize> Image<S> {
 
     /// Writes the bytes of standard clusters. A file may end inside its last one, but not before it.
     fn write_clusters(&mut self, bytes: &[u8], host: HostOffset) -> Result<(), Error> {
+        if self.has_data_file() {
+            return self.write_data_file(bytes, host);
+        }
         let geometry = self.geometry();
         let end = host.plus(len_of(bytes));
         let known = self.storage.size().max(self.writing()?.allocated_end);
@@ -92,16 +95,19 @@ impl<S: Resize> Image<S> {
         let first = geometry.subcluster(within);
         let last = geometry.subcluster(end.saturating_sub(1));
         let touched = bits(first, last);
-        let own = old.host.filter(|_| old.copied);
+        let external = self.has_data_file();
+        let own = old.host.filter(|_| old.copied || external);
         if let Some(host) = own {
-            self.refuse_metadata(host)?;
+            if !external {
+                self.refuse_metadata(host)?;
+            }
             if old.allocated & touched == touched {
                 return Ok(Some(host.plus(within)));
             }
         }
         let host = match own {
             Some(host) => host,
-            None => self.allocate()?,
+            None => self.allocate_guest(guest)?,
         };
         // What a shared cluster holds moves along.
         let moves = own.is_none() && old.allocated & !touched != 0;
@@ -121,7 +127,7 @@ impl<S: Resize> Image<S> {
         let entry = Standard { host: Some(host), copied: true, allocated: old.allocated | touched, zero: old.zero & !touched };
         self.set_entry(guest, entry)?;
         if let (None, Some(shared)) = (own, old.host) {
-            self.free(shared, geometry.cluster_size())?;
+            self.free_guest(shared)?;
         }
         Ok(direct.then(|| host.plus(from)))
     }

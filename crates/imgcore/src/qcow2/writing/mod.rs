@@ -12,7 +12,9 @@
 //! cut can leave.
 
 mod compressed;
+mod data_file;
 mod guest;
+mod preallocate;
 mod refcounts;
 mod resize;
 mod shrink;
@@ -37,6 +39,8 @@ pub(super) struct Writing {
     l1_moved: bool,
     /// Whether the header's size or L1 table differs from what is stored.
     header_changed: bool,
+    /// Whether the tables are for a larger disk, which the header must not name before they are whole.
+    growing: bool,
     /// Clusters, by index, that lose a reference once nothing stored refers to them.
     freed: Vec<u64>,
     /// Behind the last cluster that was allocated: the storage may end before it until all is stored.
@@ -59,6 +63,7 @@ impl Writing {
             l1_changed: BTreeSet::new(),
             l1_moved: false,
             header_changed: false,
+            growing: false,
             freed: Vec::new(),
             allocated_end: 0,
             compressed_end: None,

@@ -106,8 +106,8 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Takes one reference from a cluster.
-    pub(super) fn release<S: BlockRead>(&mut self, storage: &S, cluster: u64) -> Result<(), Error> {
+    /// Takes one reference from a cluster, and returns how many are left.
+    pub(super) fn release<S: BlockRead>(&mut self, storage: &S, cluster: u64) -> Result<u64, Error> {
         let count = self.get(storage, cluster)?;
         let Some(less) = count.checked_sub(1) else {
             let offset = self.geometry.offset(cluster).unwrap_or(u64::MAX);
@@ -117,7 +117,8 @@ impl Refcounts {
             self.first_free = self.first_free.min(cluster);
             self.full = None;
         }
-        self.set(storage, cluster, less)
+        self.set(storage, cluster, less)?;
+        Ok(less)
     }
 
     /// Adds a reference to a cluster, or returns that its refcount has no room for it.

@@ -7,14 +7,29 @@ use crate::qcow2::error::{Error, Unsupported};
 use crate::qcow2::header::{MAX_L1, Version};
 use crate::qcow2::image::Image;
 use crate::qcow2::offset::to_usize;
+use crate::qcow2::options::Preallocation;
 
 impl<S: Resize> Image<S> {
-    fn grow(&mut self, size: u64) -> Result<(), Error> {
+    /// Makes the disk larger, with places or space for what is new. New space reads as zeros.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOptions`] when `size` is not larger, otherwise as [`Resize::resize`].
+    pub fn grow(&mut self, size: u64, preallocation: Preallocation) -> Result<(), Error> {
+        if size <= self.header.size {
+            return Err(Error::InvalidOptions("preallocation is for growing images".to_owned()));
+        }
+        // Spec: with a raw data file, all clusters are preallocated; see "Raw external data".
+        let raw = self.has_raw_data_file() && preallocation == Preallocation::Off;
+        let preallocation = if raw { Preallocation::Metadata } else { preallocation };
         let old = self.header.size;
         self.check_size(size)?;
         let cluster_end = old.next_multiple_of(self.geometry().cluster_size());
         let hides_more = size > cluster_end && self.backing()?.is_some_and(|backing| backing.size() > old);
-        if self.header.version == Version::V2 && hides_more {
+        if self.header.version == Version::V2
+            && hides_more
+            && matches!(preallocation, Preallocation::Off | Preallocation::Metadata)
+        {
             // It has no zero clusters.
             return Err(Unsupported::Resize("growing a version 2 image over a longer backing file").into());
         }
@@ -23,12 +38,26 @@ impl<S: Resize> Image<S> {
         self.mark_all_bitmaps(size)?;
         // Everything up to here belongs to the old size.
         self.store()?;
-        self.grow_l1(size)?;
-        self.header.size = size;
-        self.writing()?.header_changed = true;
-        let stored = self.clear_new_space(old, size).and_then(|()| self.store());
+        self.resize_data_file(old, size)?;
+        self.writing()?.growing = true;
+        let stored = self.grow_tables(old, size, preallocation);
         self.failed = stored.is_err();
         stored
+    }
+
+    /// Makes and fills larger tables, and puts them in force in one step.
+    fn grow_tables(&mut self, old: u64, size: u64, preallocation: Preallocation) -> Result<(), Error> {
+        let old_l1 = (self.header.l1_offset, self.header.l1_entries.saturating_mul(8));
+        self.grow_l1(size)?;
+        self.header.size = size;
+        self.fill_new_space(old, size, preallocation)?;
+        if self.header.l1_offset != old_l1.0 && old_l1.1 > 0 {
+            self.free(old_l1.0, old_l1.1)?;
+        }
+        let writing = self.writing()?;
+        writing.growing = false;
+        writing.header_changed = true;
+        self.store()
     }
 
     pub(super) fn check_size(&self, size: u64) -> Result<(), Error> {
@@ -54,18 +83,20 @@ impl<S: Resize> Image<S> {
             return Ok(());
         }
         let place = self.allocate_run(geometry.clusters(entries.saturating_mul(8)))?;
-        let (old, old_len) = (self.header.l1_offset, self.header.l1_entries.saturating_mul(8));
         self.l1.resize(to_usize(entries), 0);
         self.header.l1_offset = place;
         self.header.l1_entries = entries;
         self.writing()?.l1_moved = true;
-        if old_len > 0 { self.free(old, old_len) } else { Ok(()) }
+        Ok(())
     }
 
     /// Makes the new space read as zeros: the rest of the last cluster, and what the backing disk would show.
-    fn clear_new_space(&mut self, old: u64, size: u64) -> Result<(), Error> {
+    fn fill_new_space(&mut self, old: u64, size: u64, preallocation: Preallocation) -> Result<(), Error> {
         let cluster_end = old.next_multiple_of(self.geometry().cluster_size()).min(size);
         self.zero_disk(ByteRange::new(old, cluster_end).unwrap_or_default(), Hole::Allow)?;
+        if preallocation != Preallocation::Off {
+            return self.preallocate(ByteRange::new(cluster_end, size).unwrap_or_default(), preallocation);
+        }
         let below = self.backing()?.map_or(0, |backing| backing.size()).min(size);
         self.zero_disk(ByteRange::new(cluster_end, below).unwrap_or_default(), Hole::Allow)
     }
@@ -76,7 +107,7 @@ impl<S: Resize> Resize for Image<S> {
         match size.cmp(&self.header.size) {
             Ordering::Less => Ok(self.shrink(size)?),
             Ordering::Equal => Ok(()),
-            Ordering::Greater => Ok(self.grow(size)?),
+            Ordering::Greater => Ok(self.grow(size, Preallocation::Off)?),
         }
     }
 }

@@ -38,7 +38,9 @@ impl<S: Resize> Image<S> {
         }
         shadow.resize_bitmaps(size)?;
         shadow.header.size = size;
-        shadow.commit()
+        shadow.commit()?;
+        let end = self.data_file.as_ref().map_or(0, |file| file.size());
+        if end > size { self.resize_data_file(end, size) } else { Ok(()) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::refcounts::Refcounts;
 use super::{StagedTable, Writing};
-use crate::block::{self, BlockRead, ErrorKind, Resize};
+use crate::block::{self, BlockRead, ByteRange, ErrorKind, Hole, Resize};
 use crate::qcow2::error::{Corrupt, Error, Unsupported};
 use crate::qcow2::feature;
 use crate::qcow2::header::Version;
@@ -22,7 +22,6 @@ impl<S: BlockRead> Image<S> {
             (self.is_corrupt(), "that is marked as corrupt"),
             // Spec: "make sure to scan L1/L2 tables to repair refcounts before accessing the image."
             (self.is_dirty(), "that was not closed properly and needs a repair first"),
-            (self.has_data_file(), "with an external data file"),
         ];
         match reasons.iter().find(|(applies, _)| *applies) {
             Some((_, why)) => Err(Unsupported::Writing(why).into()),
@@ -39,6 +38,9 @@ impl<S: Resize> Image<S> {
             return Ok(());
         }
         self.check_writable()?;
+        if self.has_data_file() && self.data_file.is_none() {
+            return Err(Unsupported::DataFile.into());
+        }
         let refcounts = Refcounts::open(&self.storage, &self.header)?;
         // Spec: "An implementation may only write to an image with unknown auto-clear features if it clears the respective
         // bits from this field first."
@@ -128,6 +130,10 @@ impl<S: Resize> Image<S> {
     fn store_in_order(&mut self) -> Result<(), Error> {
         let allocated_end = self.writing.as_ref().map_or(0, |writing| writing.allocated_end);
         self.reach(allocated_end)?;
+        // What the tables will refer to is stored before them, wherever it is.
+        if let Some(file) = self.data_file.as_mut().filter(|_| self.writing.is_some()) {
+            file.flush()?;
+        }
         self.store_refcounts()?;
         self.storage.flush()?;
         let Some(writing) = self.writing.as_mut() else { return Ok(()) };
@@ -144,14 +150,37 @@ impl<S: Resize> Image<S> {
         self.store_l1()?;
         self.store_header()?;
         let Some(writing) = self.writing.as_mut() else { return Ok(()) };
+        if writing.growing {
+            // The header refers to what was given up still.
+            return Ok(());
+        }
         if !writing.freed.is_empty() {
             // What is freed may be where the last compressed cluster ends.
             writing.compressed_end = None;
         }
+        let mut free = Vec::new();
         for cluster in std::mem::take(&mut writing.freed) {
-            writing.refcounts.release(&self.storage, cluster)?;
+            if writing.refcounts.release(&self.storage, cluster)? == 0 {
+                free.push(cluster);
+            }
         }
-        self.store_refcounts()
+        self.store_refcounts()?;
+        self.give_back_clusters(free)
+    }
+
+    /// Gives the space of clusters, by index, back to the host: nothing stored refers to them any more.
+    fn give_back_clusters(&mut self, mut free: Vec<u64>) -> Result<(), Error> {
+        let geometry = self.geometry();
+        free.sort_unstable();
+        for run in free.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+            let first = geometry.offset(run.first().copied().unwrap_or(0)).unwrap_or(u64::MAX);
+            let len = to_u64(run.len()).saturating_mul(geometry.cluster_size());
+            let inside = ByteRange::new(0, self.storage.size()).and_then(|all| all.intersection(ByteRange::at(first, len)?));
+            if let Some(range) = inside {
+                self.storage.write_zeroes_at(range, Hole::Allow)?;
+            }
+        }
+        Ok(())
     }
 
     fn store_refcounts(&mut self) -> Result<(), Error> {

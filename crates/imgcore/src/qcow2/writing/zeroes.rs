@@ -85,6 +85,9 @@ impl<S: Resize> Image<S> {
             return self.zero_bytes(guest.0, end);
         }
         self.zero_bytes(guest.0, start)?;
+        if self.has_raw_data_file() || (self.has_data_file() && hole == Hole::Allow) {
+            self.zero_data_file(ByteRange::new(start, whole_end.min(self.header.size)).unwrap_or_default(), hole)?;
+        }
         self.zero_entry(GuestOffset(start), whole_end, hole)?;
         self.zero_bytes(whole_end.min(end), end)
     }
@@ -123,14 +126,15 @@ impl<S: Resize> Image<S> {
             }
             Entry::Standard(old) => {
                 let mut entry = Standard { allocated: old.allocated & !touched, zero: old.zero | zeroed, ..old };
-                let keep = hole == Hole::Keep && old.copied && self.header.version == Version::V3;
+                let own = old.copied || self.has_data_file();
+                let keep = hole == Hole::Keep && own && self.header.version == Version::V3;
                 let given_up = old.host.filter(|_| entry.allocated == 0 && !keep);
                 if given_up.is_some() {
                     entry = Standard { host: None, copied: false, ..entry };
                 }
                 self.set_entry(start, entry)?;
                 match given_up {
-                    Some(host) => self.free(host, geometry.cluster_size()),
+                    Some(host) => self.free_guest(host),
                     None => Ok(()),
                 }
             }

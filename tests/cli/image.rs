@@ -410,3 +410,78 @@ fn images_of_other_formats_are_not_read_as_raw() {
     }
     assert!(!sandbox.names().contains(&"copy.raw".to_owned()));
 }
+
+#[test]
+fn snapshots_are_listed_named_and_refused_as_in_qemu_img() {
+    let sandbox = sandbox();
+    let qemu = |line: &str| sandbox.tool("qemu-img").args(line.split_whitespace()).run();
+    qemu("create -q -f raw disk.raw 1M");
+    qemu("create -q -f qcow2 -o refcount_bits=1 narrow.qcow2 1M");
+    sandbox.tool("qemu-io").args(["-c", "write 0 64k", "narrow.qcow2"]).run();
+    for name in ["ours.qcow2", "theirs.qcow2"] {
+        qemu(&format!("create -q -f qcow2 {name} 1M"));
+    }
+    // Names and ids that are mixed up, and all that is wrong.
+    for line in [
+        "-l IMG",
+        "IMG",
+        "-c one IMG",
+        "-c one IMG",
+        "-c 1 IMG",
+        "-q -f qcow2 --list IMG",
+        "-a one IMG",
+        "-a 3 IMG",
+        "-a 1 IMG",
+        "-a none IMG",
+        "-d none IMG",
+        "-d 1 IMG",
+        "-l -U IMG",
+        "-c two -U IMG",
+        "-c four -d one IMG",
+        "-l -c four IMG",
+        "-c four",
+        "-c",
+        "-d one IMG",
+        "-d 2 IMG",
+        "IMG IMG",
+        "-c four -q IMG",
+        "-c five -f raw IMG",
+        "-l disk.raw",
+        "-c one disk.raw",
+        "-a one disk.raw",
+        "-d one disk.raw",
+        "-c one narrow.qcow2",
+        "-l missing.qcow2",
+        "-c one missing.qcow2",
+        "-l IMG",
+    ] {
+        let words = |name: &str| {
+            format!("snapshot {line}").replace("IMG", name).split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        // The moments differ.
+        let told = |bytes: Vec<u8>| {
+            let words: Vec<String> = String::from_utf8(bytes).unwrap().split_whitespace().map(str::to_owned).collect();
+            let moment = |word: &str| word.starts_with("20") || (word.matches(':').count() == 2 && !word.contains('.'));
+            words.into_iter().filter(|word| !moment(word)).collect::<Vec<_>>()
+        };
+        let theirs = sandbox.tool("qemu-img").args(words("theirs.qcow2")).output();
+        let ours = sandbox.program().arg("image").args(words("ours.qcow2")).output();
+        assert_eq!((ours.status.code(), told(ours.stdout)), (theirs.status.code(), told(theirs.stdout)), "{line}");
+        if line.ends_with("IMG") {
+            let list = |name: &str| {
+                String::from_utf8(sandbox.tool("qemu-img").args(["snapshot", "-l", name]).output().stdout).unwrap()
+            };
+            assert_eq!(sandbox.done("image snapshot -l ours.qcow2"), list("ours.qcow2"));
+            assert_eq!(told(list("ours.qcow2").into_bytes()), told(list("theirs.qcow2").into_bytes()), "{line}");
+            qemu("check -q ours.qcow2");
+        }
+    }
+    // The long forms that qemu-img 10.0 documents, and does not give their arguments.
+    for line in ["--create=long", "--apply long", "--delete long"] {
+        sandbox.done(&format!("image snapshot {line} ours.qcow2"));
+    }
+    // A name of which qemu-img keeps a part.
+    let long = "é".repeat(200);
+    sandbox.done(&format!("image snapshot -c {long} ours.qcow2"));
+    assert!(qemu("snapshot -l ours.qcow2").contains(&"é".repeat(127)));
+}

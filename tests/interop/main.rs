@@ -17,3 +17,4 @@ mod qcow2;
 mod rebase;
 mod seed_iso;
 mod seed_keys;
+mod snapshots;

@@ -104,7 +104,7 @@ impl Bench {
 }
 
 /// Whether a cluster with several compressed ones can have one more reference from a snapshot.
-fn bears_snapshots(options: &str) -> bool {
+pub(crate) fn bears_snapshots(options: &str) -> bool {
     !["refcount_bits=1", "refcount_bits=2", "refcount_bits=4"]
         .iter()
         .any(|few| options.ends_with(few) || options.contains(&format!("{few},")))

@@ -93,6 +93,17 @@ impl From<qcow2::BitmapError> for CommandError {
     }
 }
 
+impl From<qcow2::SnapshotError> for CommandError {
+    fn from(error: qcow2::SnapshotError) -> Self {
+        let (kind, hint) = match &error {
+            qcow2::SnapshotError::NotFound(_) => (ErrorKind::NotFound, Some("`vmimg image snapshot -l` lists them")),
+            qcow2::SnapshotError::Bitmaps => (ErrorKind::Refused, Some("`vmimg image bitmap --remove` removes a bitmap")),
+            _ => (ErrorKind::Unsupported, None),
+        };
+        Self::from_source(kind, hint, error)
+    }
+}
+
 impl From<qcow2::Error> for CommandError {
     fn from(error: qcow2::Error) -> Self {
         let (kind, hint) = match error {
@@ -101,6 +112,7 @@ impl From<qcow2::Error> for CommandError {
             qcow2::Error::Corrupt(_) => (ErrorKind::Corrupt, None),
             qcow2::Error::Unsupported(_) => (ErrorKind::Unsupported, None),
             qcow2::Error::Bitmap(why) => return why.into(),
+            qcow2::Error::Snapshot(why) => return why.into(),
             qcow2::Error::InvalidOptions(_) => (ErrorKind::Usage, None),
             _ => (ErrorKind::Unexpected, None),
         };

@@ -51,4 +51,5 @@ pub use open::{OpenOptions, open, open_below, open_over, open_writable};
 pub use policy::OpenPolicy;
 pub use rebase::{Chains, RebaseOptions, rebase, rebase_image, record_backing};
 pub use resize::{ResizeOptions, resize};
+pub use text::SnapshotList;
 pub use writable::WritableDisk;

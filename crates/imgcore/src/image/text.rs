@@ -26,11 +26,7 @@ impl fmt::Display for Info {
                 writeln!(f, "backing file format: {format}")?;
             }
         }
-        if !self.snapshots.is_empty() {
-            writeln!(f, "Snapshot list:")?;
-            writeln!(f, "{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT")?;
-            self.snapshots.iter().try_for_each(|snapshot| snapshot.fmt(f))?;
-        }
+        SnapshotList(&self.snapshots).fmt(f)?;
         if let Some(specific) = self.format_specific.as_ref().filter(|specific| specific.data.compat.is_some()) {
             writeln!(f, "Format specific information:")?;
             specific.data.fmt(f)?;
@@ -44,6 +40,21 @@ impl fmt::Display for Info {
             writeln!(f, "    disk size: {}", Bytes(child.info.actual_size))?;
         }
         Ok(())
+    }
+}
+
+/// The text of `qemu-img snapshot -l`; nothing where there are no snapshots. Dates are in UTC.
+#[derive(Clone, Copy, Debug)]
+pub struct SnapshotList<'a>(pub &'a [SnapshotInfo]);
+
+impl fmt::Display for SnapshotList<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "Snapshot list:")?;
+        writeln!(f, "{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT")?;
+        self.0.iter().try_for_each(|snapshot| snapshot.fmt(f))
     }
 }
 

@@ -22,11 +22,9 @@ impl<S: Resize> Image<S> {
             return Ok(());
         }
         let mut shadow = self.shadow()?;
-        let l1 = shadow.image().l1.clone();
-        for (index, word) in (0_u64..).zip(&l1) {
-            shadow.drop_table(index, *word)?;
-        }
-        shadow.move_l1(&vec![0; to_usize(to_u64(l1.len()).saturating_mul(8))])?;
+        let words = shadow.active_l1()?.words;
+        shadow.drop_tables(&words)?;
+        shadow.replace_l1(&vec![0; words.len()])?;
         shadow.commit()?;
         if let Some(file) = &mut self.data_file {
             file.write_zeroes_at(ByteRange::new(0, file.size()).unwrap_or_default(), Hole::Allow)?;

@@ -128,6 +128,11 @@ pub(super) fn decode_l1(word: u64, geometry: Geometry, at: u64) -> Result<Option
     Ok((offset != 0).then_some((HostOffset(offset), word & COPIED != 0)))
 }
 
+/// Returns an L1 entry, or the first word of a standard one, marked as the only reference or not.
+pub(super) fn marked(word: u64, copied: bool) -> u64 {
+    if copied { word | COPIED } else { word & !COPIED }
+}
+
 /// Returns an L1 entry for a table to which nothing else refers.
 pub(super) fn encode_l1(table: HostOffset) -> u64 {
     table.0 | COPIED

@@ -1,4 +1,5 @@
 use super::bitmap::BitmapError;
+use super::snapshots::SnapshotError;
 use crate::block;
 
 /// The failure of an operation on a qcow2 image.
@@ -20,6 +21,9 @@ pub enum Error {
     /// A persistent bitmap cannot be used or changed as is asked for.
     #[error(transparent)]
     Bitmap(#[from] BitmapError),
+    /// A snapshot cannot be taken, applied or deleted as is asked for.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The storage below the image failed.
     #[error(transparent)]
     Storage(#[from] block::Error),
@@ -85,6 +89,7 @@ impl From<Error> for block::Error {
             Error::InvalidOptions(why) => Self::new(block::ErrorKind::Unsupported, why),
             Error::Corrupt(source) => Self::with_source(block::ErrorKind::Corrupt, "corrupt qcow2 image", source),
             Error::Bitmap(why) => Self::new(block::ErrorKind::Unsupported, why.to_string()),
+            Error::Snapshot(why) => Self::new(block::ErrorKind::Unsupported, why.to_string()),
             Error::Unsupported(source) => Self::with_source(block::ErrorKind::Unsupported, "unsupported qcow2 image", source),
         }
     }

@@ -292,7 +292,7 @@ pub(super) const MAX_L1: u64 = 32 << 20;
 /// Bytes of the largest refcount table that is read, as QEMU's limit is.
 pub(super) const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
 /// The most snapshots, as QEMU's limit is.
-const MAX_SNAPSHOTS: u64 = 65_536;
+pub(super) const MAX_SNAPSHOTS: u64 = 65_536;
 
 #[cfg(test)]
 mod tests {

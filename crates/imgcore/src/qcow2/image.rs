@@ -11,7 +11,7 @@ use super::feature;
 use super::geometry::Geometry;
 use super::header::{Header, Version};
 use super::offset::{HostOffset, to_usize};
-use super::snapshot::{self, Snapshot};
+use super::snapshots::{self, Snapshot};
 use super::table::{read_stored, read_words, word_offset};
 use super::writing::Writing;
 use crate::block::BlockRead;
@@ -213,7 +213,7 @@ impl<S: BlockRead> Image<S> {
     ///
     /// [`Error::Corrupt`] when the table breaks a rule, [`Error::Storage`].
     pub fn snapshots(&self) -> Result<Vec<Snapshot>, Error> {
-        snapshot::read_all(&self.storage, &self.header)
+        snapshots::read_all(&self.storage, &self.header)
     }
 
     /// Reads the list of persistent bitmaps.

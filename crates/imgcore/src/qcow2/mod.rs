@@ -37,7 +37,7 @@ mod raw;
 mod read;
 mod refcount_block;
 mod shadow;
-mod snapshot;
+mod snapshots;
 mod table;
 mod usage;
 mod write;
@@ -55,7 +55,7 @@ pub use measure::{bitmaps_size, metadata_size};
 pub use offset::{GuestOffset, HostOffset};
 pub use options::{CreateOptions, DataFileName, NewBacking, Preallocation};
 pub use read::Layer;
-pub use snapshot::Snapshot;
+pub use snapshots::{NewSnapshot, Snapshot, SnapshotError};
 pub use write::{Effort, write_image, write_image_beside, write_image_with};
 
 #[cfg(test)]
@@ -68,3 +68,5 @@ mod tests_bitmap;
 mod tests_cut;
 #[cfg(test)]
 mod tests_model;
+#[cfg(test)]
+mod tests_snapshots;

@@ -13,6 +13,7 @@ mod output;
 mod rebase;
 mod reference;
 mod resize;
+mod snapshot;
 mod watch;
 
 use clap::Subcommand;
@@ -50,6 +51,8 @@ enum Verb {
     Convert(convert::Args),
     /// Change the size of an image
     Resize(resize::Args),
+    /// List, take, apply or delete snapshots inside an image
+    Snapshot(snapshot::Args),
     /// Change a persistent bitmap of an image
     Bitmap(bitmap::Args),
     /// Write what an image holds into the image below it
@@ -75,6 +78,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         Verb::Create(args) => create::run(args, context),
         Verb::Convert(args) => convert::run(args, context),
         Verb::Resize(args) => resize::run(&args, context),
+        Verb::Snapshot(args) => snapshot::run(&args, context),
         Verb::Bitmap(args) => bitmap::run(&args, context),
         Verb::Commit(args) => commit::run(&args, context),
         Verb::Rebase(args) => rebase::run(&args, context),

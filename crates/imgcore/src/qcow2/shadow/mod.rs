@@ -10,9 +10,11 @@
 //! new one, and not even a leak.
 
 mod header;
+mod paths;
 mod refcounts;
 mod tables;
 
+pub(super) use self::paths::L1;
 use self::refcounts::NewRefcounts;
 use super::error::Error;
 use super::feature;
@@ -111,13 +113,12 @@ impl<S: Resize> Shadow<'_, S> {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] when a refcount cannot hold so many, [`Error::Corrupt`] when it would fall below 0.
+    /// [`Error::Unsupported`] when a refcount cannot hold so many, [`Error::Corrupt`] when it would fall below 0, or would rise
+    /// from 0: there is a reference already that is not counted.
     pub(super) fn refer(&mut self, host: HostOffset, len: u64, change: i64) -> Result<(), Error> {
         let geometry = self.header.geometry;
-        for cluster in geometry.index(host.0)..geometry.clusters(host.plus(len).0) {
-            self.refcounts.change(&mut self.image.storage, cluster, change)?;
-        }
-        Ok(())
+        let (first, end) = (geometry.index(host.0), geometry.clusters(host.plus(len).0));
+        self.refcounts.refer(&mut self.image.storage, first, end, change)
     }
 
     /// Returns the refcount of the cluster at `host` as it will be.

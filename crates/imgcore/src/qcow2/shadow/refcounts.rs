@@ -184,35 +184,89 @@ impl<'a> NewRefcounts<'a> {
 
     /// Adds `change` to the refcount of a cluster.
     pub(super) fn change<S: Resize>(&mut self, storage: &mut S, cluster: u64, change: i64) -> Result<(), Error> {
+        self.change_run(storage, cluster, cluster.saturating_add(1), change)
+    }
+
+    /// Adds references to the clusters from `first` to before `end`, which have references already, or takes some away.
+    pub(super) fn refer<S: Resize>(&mut self, storage: &mut S, first: u64, end: u64, change: i64) -> Result<(), Error> {
+        let mut first = first;
+        while first < end {
+            let (_, place) = split(self.new, first);
+            let stop = end.min(first.saturating_add(self.new.refcount_block_entries()).saturating_sub(to_u64(place)));
+            if self.in_use.is_none() {
+                self.refuse_uncounted(storage, first, stop)?;
+            }
+            self.change_run(storage, first, stop, change)?;
+            first = stop;
+        }
+        Ok(())
+    }
+
+    /// Fails for a cluster without a reference; they are counted in one block. What no block counts gets none.
+    fn refuse_uncounted<S: Resize>(&mut self, storage: &mut S, first: u64, end: u64) -> Result<(), Error> {
+        let old = self.old;
+        let refused = |cluster: u64| {
+            let at = old.offset(cluster).unwrap_or(u64::MAX);
+            Corrupt::new("refcount of the cluster", at, "it is 0, and the cluster is referred to")
+        };
+        if self.get(storage, first)? == 0 {
+            return Err(refused(first).into());
+        }
+        // The block is about to be copied anyway.
+        self.change(storage, first, 0)?;
+        let (index, place) = split(self.new, first);
+        let order = self.new.refcount_order;
+        let block = self.block(storage, index)?;
+        let mut counts = (place..).zip(first..end);
+        match counts.find(|(place, _)| refcount_block::get(&block.bytes, *place, order) == 0) {
+            Some((_, cluster)) => Err(refused(cluster).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds `change` to the refcounts of the clusters from `first` to before `end`.
+    fn change_run<S: Resize>(&mut self, storage: &mut S, first: u64, end: u64, change: i64) -> Result<(), Error> {
         // Copying a block changes the counts of two more clusters, those of its old and of its new place.
-        let mut waiting = vec![(cluster, change)];
-        while let Some((cluster, change)) = waiting.pop() {
-            let (index, place) = split(self.new, cluster);
+        let mut waiting = vec![(first, end, change)];
+        while let Some((first, end, change)) = waiting.pop() {
+            let (index, place) = split(self.new, first);
+            let rest = self.new.refcount_block_entries().saturating_sub(to_u64(place));
+            let stop = end.min(first.saturating_add(rest));
+            if stop < end {
+                waiting.push((stop, end, change));
+            }
             if !self.moved.contains(&index) {
                 // What is wrong is found before there is a table for it.
-                self.check_change(storage, cluster, change)?;
+                self.check_change(storage, first, change)?;
                 self.copy_block(storage, index, &mut waiting)?;
             }
-            let (order, max) = (self.new.refcount_order, self.new.refcount_max());
-            let offset = self.old.offset(cluster).unwrap_or(u64::MAX);
-            let block = self.block(storage, index)?;
+            self.change_in_block(storage, first, stop, change)?;
+        }
+        Ok(())
+    }
+
+    /// As [`NewRefcounts::change_run`], for clusters whose refcounts are in one block that has a new place.
+    fn change_in_block<S: Resize>(&mut self, storage: &mut S, first: u64, end: u64, change: i64) -> Result<(), Error> {
+        let (old, order, max) = (self.old, self.new.refcount_order, self.new.refcount_max());
+        let too_narrow = || Unsupported::References(1_u32.wrapping_shl(order));
+        let (index, place) = split(self.new, first);
+        let block = self.block(storage, index)?;
+        let mut freed = Vec::new();
+        for (place, cluster) in (place..).zip(first..end) {
             let count = refcount_block::get(&block.bytes, place, order);
+            let offset = old.offset(cluster).unwrap_or(u64::MAX);
             let below = || Corrupt::new("refcount of the cluster", offset, "it is less than the references to the cluster");
-            let new = count.checked_add_signed(change).ok_or_else(|| match change {
-                ..0 => Error::from(below()),
-                _ => Unsupported::References(1_u32.wrapping_shl(order)).into(),
-            })?;
-            if new > max {
-                return Err(Unsupported::References(1_u32.wrapping_shl(order)).into());
-            }
+            let new = count.checked_add_signed(change).filter(|new| *new <= max);
+            let new = new.ok_or_else(|| if change < 0 { Error::from(below()) } else { too_narrow().into() })?;
             if new != count {
                 refcount_block::set(&mut block.bytes, place, order, new);
                 block.dirty = true;
             }
             if new == 0 && change < 0 {
-                self.note_free(offset);
+                freed.push(offset);
             }
         }
+        freed.into_iter().for_each(|offset| self.note_free(offset));
         Ok(())
     }
 
@@ -242,7 +296,7 @@ impl<'a> NewRefcounts<'a> {
     }
 
     /// Copies a block to a new place, or makes one.
-    fn copy_block<S: Resize>(&mut self, storage: &mut S, index: u64, waiting: &mut Vec<(u64, i64)>) -> Result<(), Error> {
+    fn copy_block<S: Resize>(&mut self, storage: &mut S, index: u64, waiting: &mut Vec<(u64, u64, i64)>) -> Result<(), Error> {
         let place = self.find(storage, 1)?;
         let mut bytes = vec![0; self.new.cluster_len()];
         let same_width = self.old.refcount_order == self.new.refcount_order;
@@ -250,7 +304,8 @@ impl<'a> NewRefcounts<'a> {
             self.convert_block(storage, index, &mut bytes)?;
         } else if let Some(old) = self.block_offset(&self.old_table, index)? {
             read_stored(storage, "refcount block", old, &mut bytes)?;
-            waiting.push((self.old.index(old.0), -1));
+            let old = self.old.index(old.0);
+            waiting.push((old, old.saturating_add(1), -1));
         }
         if self.table.len() <= to_usize(index) {
             self.table.resize(to_usize(index).saturating_add(1), 0);
@@ -259,7 +314,7 @@ impl<'a> NewRefcounts<'a> {
         if let Some(word) = self.table.get_mut(to_usize(index)) {
             *word = host.0;
         }
-        waiting.push((place, 1));
+        waiting.push((place, place.saturating_add(1), 1));
         self.moved.insert(index);
         self.blocks.insert(index, Block { bytes, dirty: true });
         Ok(())

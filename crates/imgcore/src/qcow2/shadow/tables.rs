@@ -1,7 +1,7 @@
 //! References of L2 tables to clusters.
 
 use super::Shadow;
-use crate::block::Resize;
+use crate::block::{ByteRange, Resize};
 use crate::qcow2::entry::Entry;
 use crate::qcow2::error::Error;
 use crate::qcow2::geometry::Geometry;
@@ -16,12 +16,21 @@ impl<S: Resize> Shadow<'_, S> {
     pub(in crate::qcow2) fn refer_entries(&mut self, words: &[u64], table: HostOffset, change: i64) -> Result<(), Error> {
         let external = self.image.has_data_file();
         let geometry = self.image.geometry();
+        // Neighbors are counted together.
+        let mut run = ByteRange::default();
         for words in words.chunks(to_usize(geometry.l2_words())) {
-            if let Some((host, len)) = clusters_of(words, geometry, external, table)? {
-                self.refer(host, len, change)?;
+            let Some((host, len)) = clusters_of(words, geometry, external, table)? else { continue };
+            let next = ByteRange::at(host.0, len).unwrap_or_default();
+            let joined =
+                ByteRange::new(run.start(), next.end()).filter(|_| run.end() == next.start() && geometry.is_aligned(run.end()));
+            if let Some(joined) = joined {
+                run = joined;
+            } else {
+                self.refer(HostOffset(run.start()), run.len(), change)?;
+                run = next;
             }
         }
-        Ok(())
+        self.refer(HostOffset(run.start()), run.len(), change)
     }
 }
 

@@ -16,26 +16,15 @@ impl<S: Resize> Image<S> {
         self.check_bitmaps_follow(size)?;
         self.close()?;
         let mut shadow = self.shadow()?;
-        let old = shadow.image().l1.clone();
-        let geometry = shadow.header.geometry;
+        let old = shadow.active_l1()?.words;
         let mut l1 = old.clone();
-        l1.truncate(to_usize(geometry.l1_entries(size)));
-        let first = to_u64(l1.len());
-        for (index, word) in (first..).zip(old.get(l1.len()..).unwrap_or_default()) {
-            shadow.drop_table(index, *word)?;
+        l1.truncate(to_usize(shadow.header.geometry.l1_entries(size)));
+        shadow.drop_tables(old.get(l1.len()..).unwrap_or_default())?;
+        let last = to_u64(l1.len()).saturating_sub(1);
+        if let Some(word) = l1.last_mut() {
+            *word = shadow.cut_table(last, *word, size)?;
         }
-        if let Some(last) = l1.last_mut() {
-            *last = shadow.cut_table(first.saturating_sub(1), *last, size)?;
-        }
-        if l1 != old {
-            let header = &shadow.header;
-            let (place, len) = (header.l1_offset, header.l1_entries.saturating_mul(8));
-            shadow.refer(place, len, -1)?;
-            let bytes = encode_words(&l1);
-            shadow.header.l1_offset = shadow.allocate(geometry.clusters(to_u64(bytes.len())).max(1))?;
-            shadow.header.l1_entries = to_u64(l1.len());
-            shadow.write(shadow.header.l1_offset, &bytes)?;
-        }
+        shadow.replace_l1(&l1)?;
         shadow.resize_bitmaps(size)?;
         shadow.header.size = size;
         shadow.commit()?;
@@ -45,16 +34,6 @@ impl<S: Resize> Image<S> {
 }
 
 impl<S: Resize> Shadow<'_, S> {
-    /// Gives up the L2 table that the L1 entry `word` names, with all it refers to.
-    pub(in crate::qcow2) fn drop_table(&mut self, index: u64, word: u64) -> Result<(), Error> {
-        let at = word_offset(self.header.l1_offset, index);
-        let (Some((host, _)), Some(table)) = (decode_l1(word, self.header.geometry, at)?, self.image().l2_table(index)?) else {
-            return Ok(());
-        };
-        self.refer_entries(&table, host, -1)?;
-        self.refer(host, self.header.geometry.cluster_size(), -1)
-    }
-
     /// Gives up what the L2 table that `word` names has behind `size`, and returns the L1 entry for the rest.
     fn cut_table(&mut self, index: u64, word: u64, size: u64) -> Result<u64, Error> {
         let geometry = self.header.geometry;

@@ -183,10 +183,10 @@ pub(super) fn assert_sound(bytes: &[u8], leaks: Leaks) {
             for place in (0..geometry.words(1)).step_by(geometry.l2_words() as usize) {
                 let first = l2.0 + place * 8;
                 let second = if geometry.extended_l2 { word(first + 8) } else { 0 };
-                match Entry::decode([word(first), second], geometry, false, 0).unwrap() {
+                match Entry::decode([word(first), second], geometry, image.has_data_file(), 0).unwrap() {
                     Entry::Compressed { start, len } => count(start.0, len),
                     Entry::Standard(standard) => {
-                        let Some(host) = standard.host else { continue };
+                        let Some(host) = standard.host.filter(|_| !image.has_data_file()) else { continue };
                         count(host.0, 1);
                         if active {
                             copied(host.0, standard.copied, "a cluster");

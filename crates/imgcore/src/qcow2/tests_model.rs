@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::cut::{Leaks, assert_sound};
 use super::table::is_zero;
 use super::{
-    BitmapChange, Compression, Content, CreateOptions, Deflater, Effort, Image, NewBacking, Version, write_image_with,
+    BitmapChange, Compression, Content, CreateOptions, DataFileName, Deflater, Effort, Error, Image, NewBacking, Preallocation,
+    Version, write_image_beside, write_image_with,
 };
 use crate::block::{BlockRead, BlockWrite, ByteRange, ExtentKind, Hole, MemoryDisk, Resize, extents};
 
@@ -31,6 +32,8 @@ struct Kind {
     below: Below,
     compressed: Option<Compression>,
     lazy: bool,
+    /// Whether clusters are in a data file, and that is a raw image.
+    external: Option<bool>,
 }
 
 impl Kind {
@@ -38,10 +41,12 @@ impl Kind {
     fn all(cluster_bits: u32) -> Vec<Self> {
         let mut kinds = Vec::new();
         for below in [Below::Nothing, Below::ShorterRaw, Below::LongerRaw, Below::Qcow2] {
-            for (version, order, extended_l2) in
-                (0..14).map(|index| (Version::V3, index % 7, index >= 7)).chain([(Version::V2, 4, false)])
-            {
-                if extended_l2 && cluster_bits < 14 {
+            let usual = (0..14).map(|index| (Version::V3, index % 7, index >= 7, None));
+            let rare =
+                [(Version::V2, 4, false, None), (Version::V3, 3, true, Some(false)), (Version::V3, 4, false, Some(true))];
+            for (version, order, extended_l2, external) in usual.chain(rare) {
+                let extended_l2 = extended_l2 && (cluster_bits >= 14 || external.is_none());
+                if (extended_l2 && cluster_bits < 14) || (external == Some(true) && below != Below::Nothing) {
                     continue;
                 }
                 let turn = kinds.len() as u32 + cluster_bits;
@@ -53,8 +58,9 @@ impl Kind {
                     refcount_order: order,
                     extended_l2,
                     below,
-                    compressed: turn.is_multiple_of(2).then_some(compression),
+                    compressed: (turn.is_multiple_of(2) && external.is_none()).then_some(compression),
                     lazy: turn.is_multiple_of(3) && version == Version::V3,
+                    external,
                 });
             }
         }
@@ -100,6 +106,7 @@ enum Step {
     /// Whole clusters, in compressed form.
     Compress(u64, u8),
     Resize(u64),
+    Grow(u64, Preallocation),
     Flush,
     Reopen,
 }
@@ -194,6 +201,11 @@ impl Pair {
             56..=57 => {
                 Step::Resize(((self.model.len() as u64 + self.random.below(30_000)).min(self.kind.most()) / 512).max(1) * 512)
             }
+            58 if self.random.below(3) == 0 => {
+                let more = self.random.below(30_000) / 512 * 512;
+                let modes = [Preallocation::Metadata, Preallocation::Falloc, Preallocation::Full];
+                Step::Grow((self.model.len() as u64 + more).min(self.kind.most()), modes[self.random.below(3) as usize])
+            }
             58 => Step::Resize(((self.model.len() as u64).saturating_sub(self.random.below(30_000)) / 512).max(1) * 512),
             59 => Step::Flush,
             60 => Step::Reopen,
@@ -243,12 +255,31 @@ impl Pair {
                 self.base.resize(size as usize, 0);
                 self.compare(ByteRange::new(old.min(size), old.max(size).min(size)).unwrap());
             }
+            Step::Grow(size, _) if size <= self.model.len() as u64 => {}
+            Step::Grow(size, preallocation) => {
+                let old = self.model.len() as u64;
+                if let Err(error) = self.image.grow(size, preallocation) {
+                    let Error::Unsupported(_) = error else { return Err(error.into()) };
+                    assert!(self.kind.below != Below::Nothing, "{error:?}");
+                } else {
+                    self.model.resize(size as usize, 0);
+                    self.base.resize(size as usize, 0);
+                }
+                self.compare(ByteRange::new(old, self.model.len() as u64).unwrap());
+            }
             Step::Flush => self.image.flush()?,
             Step::Reopen => {
                 self.image.close()?;
+                let data_file = self.image.data_file.take();
                 let storage = std::mem::replace(&mut self.image, Image::open(empty())?).into_storage();
                 assert_sound(storage.as_bytes(), Leaks::None);
                 self.image = Image::open(storage)?;
+                if let Some(file) = data_file {
+                    // Spec: "the external data file can be read as a consistent standalone raw image"
+                    let same = file.as_bytes().get(..self.model.len()).is_some_and(|bytes| bytes == self.model);
+                    assert!(self.kind.external != Some(true) || same, "the raw data file is not the disk");
+                    self.image.set_data_file(file);
+                }
                 if let Some(backing) = &self.backing {
                     self.image.set_backing(backing.clone());
                 }
@@ -266,6 +297,10 @@ impl Pair {
         let mut bytes = vec![byte; len];
         for at in 0..self.random.below(len as u64 / 2).min(20_000) {
             bytes[at as usize * 2] = self.random.next() as u8;
+        }
+        if self.kind.external.is_some() {
+            self.image.write_compressed(&[1], start).unwrap_err();
+            return Ok(());
         }
         let mut deflater = Deflater::new(self.image.compression(), len)?;
         if let Some(stored) = deflater.deflate(&bytes).filter(|_| (start as usize) < end) {
@@ -323,6 +358,8 @@ impl Pair {
 
 /// An image of which `stored`, or all, has been written.
 fn written(kind: Kind, bytes: &[u8], stored: Option<ByteRange>, backing: bool) -> Image<MemoryDisk> {
+    // What lies below is an image that stands alone.
+    let external = kind.external.filter(|_| stored.is_some());
     let options = CreateOptions {
         version: kind.version,
         cluster_size: kind.cluster(),
@@ -330,6 +367,7 @@ fn written(kind: Kind, bytes: &[u8], stored: Option<ByteRange>, backing: bool) -
         extended_l2: kind.extended_l2,
         compression: kind.compressed.unwrap_or_default(),
         lazy_refcounts: kind.lazy,
+        data_file: external.map(|raw| DataFileName { name: b"data".to_vec(), raw }),
         backing: (backing && stored.is_some()).then(|| NewBacking { name: b"base".to_vec(), format: "raw".to_owned() }),
         ..CreateOptions::new(bytes.len() as u64)
     };
@@ -337,8 +375,16 @@ fn written(kind: Kind, bytes: &[u8], stored: Option<ByteRange>, backing: bool) -
     let changed = [stored.unwrap_or(ByteRange::new(0, bytes.len() as u64).unwrap())];
     let mut storage = MemoryDisk::default();
     let effort = Effort { threads: 1, compress: kind.compressed.is_some() };
-    write_image_with(&mut storage, &options, &Content::new(&disk, &changed), effort).unwrap();
-    Image::open(storage).unwrap()
+    let content = Content::new(&disk, &changed);
+    if external.is_none() {
+        write_image_with(&mut storage, &options, &content, effort).unwrap();
+        return Image::open(storage).unwrap();
+    }
+    let mut data_file = MemoryDisk::default();
+    write_image_beside(&mut storage, &mut data_file, &options, &content, effort).unwrap();
+    let mut image = Image::open(storage).unwrap();
+    image.set_data_file(data_file);
+    image
 }
 
 /// The smallest image, to stand in for another one.
@@ -370,8 +416,9 @@ fn model(cluster_bits: u32) {
     let wanted = std::env::var("VMIMG_MODEL_OPERATIONS").ok().map(|count| count.parse::<u64>().unwrap());
     let kinds = Kind::all(cluster_bits);
     for (index, kind) in kinds.iter().enumerate() {
-        // A step that has no divisor in common with the turns meets all of them.
-        if wanted.is_some() || index % 11 == 0 {
+        // A step that has no divisor in common with the turns meets all of them; data files are rare.
+        let sampled = index % 13 == 0 || (kind.external.is_some() && kind.below == Below::Nothing);
+        if wanted.is_some() || sampled {
             run(
                 *kind,
                 u64::from(cluster_bits) * 1000 + index as u64,

@@ -3,6 +3,7 @@
 mod fleet;
 mod full_disk;
 mod kill;
+mod qcow2_cuts;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_vmimg-program");

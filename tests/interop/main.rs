@@ -4,6 +4,7 @@ mod bitmaps;
 mod commit;
 mod compare;
 mod data_file;
+mod dd;
 mod domain;
 mod ext4;
 mod ext4_grow;

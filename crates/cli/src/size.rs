@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A number of bytes, written with the binary suffixes of qemu-img: `b`, `k`, `M`, `G`, `T`, `P`, `E`.
+/// A number of bytes, written with the binary suffixes of qemu-img: `b`, `k`, `M`, `G`, `T`, `P`, `E`; or hexadecimal, after 0x.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Size(pub u64);
 
@@ -28,6 +28,11 @@ impl FromStr for Size {
     fn from_str(text: &str) -> Result<Self, SizeError> {
         let syntax = || SizeError::Syntax(text.to_owned());
         let large = || SizeError::TooLarge(text.to_owned());
+        if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+            let plain = !digits.is_empty() && digits.chars().all(|c| c.is_ascii_hexdigit());
+            let bytes = if plain { u64::from_str_radix(digits, 16).map_err(|_| large()) } else { Err(syntax()) }?;
+            return if i64::try_from(bytes).is_ok() { Ok(Self(bytes)) } else { Err(large()) };
+        }
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let suffix = text.strip_prefix(digits).unwrap_or_default();
         let shift = match suffix.strip_suffix("iB").or_else(|| suffix.strip_suffix('B')).unwrap_or(suffix) {
@@ -120,13 +125,14 @@ mod tests {
             ("20GiB", 20 << 30),
             ("1.5M", 3 << 19),
             ("7E", 7 << 60),
+            ("0x1F000", 0x1f000),
         ] {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
-        for text in ["", "G", "1.", ".5G", "-1", "+1", "1Z", "1 G", "0x10", "1e3", "1.5.5G"] {
+        for text in ["", "G", "1.", ".5G", "-1", "+1", "1Z", "1 G", "0x", "0x1k", "1e3", "1.5.5G"] {
             assert!(matches!(text.parse::<Size>(), Err(SizeError::Syntax(_))), "{text}");
         }
-        for text in ["8E", "9999999P", "99999999999999999E"] {
+        for text in ["8E", "0x8000000000000000", "0x11111111111111111", "9999999P", "99999999999999999E"] {
             assert!(matches!(text.parse::<Size>(), Err(SizeError::TooLarge(_))), "{text}");
         }
     }

@@ -1,17 +1,16 @@
 //! `vmimg image compare`: do two disks hold the same.
 
 use std::ffi::OsString;
-use std::sync::{Mutex, PoisonError};
 
-use imgcore::block::{self, BlockRead};
+use imgcore::block::BlockRead;
 use imgcore::image::{self, CompareError, CompareOptions, Comparison, Disk};
 
 use super::reference::ImageReference;
+use super::watch::{Watch, threads};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::open::TrustArgs;
 use crate::output::print_line;
-use crate::progress::Progress;
 
 /// The arguments of `vmimg image compare`.
 #[derive(Debug, clap::Args)]
@@ -82,17 +81,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         return Err(CommandError::answer(DIFFERENT));
     }
     let (shorter, longer) = (sizes[0].min(sizes[1]), sizes[0].max(sizes[1]));
-    let progress = (!args.quiet).then(|| Mutex::new(Progress::bytes(context, "comparing", longer)));
-    let watch = |offset| {
-        if let Some(progress) = &progress {
-            progress.lock().unwrap_or_else(PoisonError::into_inner).set(offset);
-        }
-        let stopped = context.interrupt().is_set();
-        if stopped { Err(block::Error::new(block::ErrorKind::Io, "interrupted")) } else { Ok(()) }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
-    let compared = image::compare(&first, &second, &CompareOptions { strict: args.strict, threads }, &watch);
-    drop(progress);
+    let watch = Watch::new(context, "comparing", longer, args.quiet);
+    let how = CompareOptions { strict: args.strict, threads: threads() };
+    let compared = image::compare(&first, &second, &how, &|offset| watch.tell(offset));
+    drop(watch);
+    // What stopped the work is the signal, not the read that noticed it.
     context.interrupt().check()?;
     let compared = compared.map_err(|error| match error {
         CompareError::Map(error) => CommandError::from(error).with_status(NOT_MAPPED),

@@ -1,7 +1,6 @@
 //! `vmimg image map`: which image stores which bytes of a disk, and where.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use imgcore::block::ByteRange;
@@ -127,9 +126,20 @@ impl Page<'_> {
         self.text.extend_from_slice(b"\"zero\": false, \"data\": false, \"compressed\": false}");
     }
 
+    /// Writes a number: there are millions of them, and the general way takes three times as long.
     fn number(&mut self, number: u64) {
-        // A vector takes everything.
-        let _all = write!(self.text, "{number}");
+        let mut digits = [0; 20];
+        let mut rest = number;
+        let mut first = digits.len();
+        for (at, digit) in digits.iter_mut().enumerate().rev() {
+            *digit = b"0123456789".get(usize::try_from(rest.rem_euclid(10)).unwrap_or(0)).copied().unwrap_or(b'0');
+            rest = rest.div_euclid(10);
+            first = at;
+            if rest == 0 {
+                break;
+            }
+        }
+        self.text.extend_from_slice(digits.get(first..).unwrap_or_default());
     }
 
     /// Prints what is written once it is much.

@@ -1,10 +1,12 @@
 //! `vmimg image`: qemu-img's verbs, spelling, output and exit codes.
 
+mod bench;
 mod bitmap;
 mod commit;
 mod compare;
 mod convert;
 mod create;
+mod dd;
 mod info;
 mod map;
 mod measure;
@@ -65,6 +67,10 @@ enum Verb {
     Compare(compare::Args),
     /// Show how large a new image would become
     Measure(measure::Args),
+    /// Copy a part of a disk to a new image
+    Dd(dd::Args),
+    /// Measure how fast an image is read or written
+    Bench(bench::Args),
 }
 
 /// Runs `vmimg image`.
@@ -85,5 +91,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         Verb::Map(args) => map::run(&args, context),
         Verb::Compare(args) => compare::run(&args, context),
         Verb::Measure(args) => measure::run(&args, context),
+        Verb::Dd(args) => dd::run(&args, context),
+        Verb::Bench(args) => bench::run(&args, context),
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::cut::{Leaks, assert_sound};
 use super::table::is_zero;
 use super::{
-    BitmapChange, Compression, Content, CreateOptions, DataFileName, Deflater, Effort, Error, Image, NewBacking, Preallocation,
-    Version, write_image_beside, write_image_with,
+    BitmapChange, Compression, Content, CreateOptions, DataFileName, Deflater, Effort, Error, Image, NewBacking, NewSnapshot,
+    Preallocation, Unsupported, Version, write_image_beside, write_image_with,
 };
 use crate::block::{BlockRead, BlockWrite, ByteRange, ExtentKind, Hole, MemoryDisk, Resize, extents};
 
@@ -34,6 +34,8 @@ struct Kind {
     lazy: bool,
     /// Whether clusters are in a data file, and that is a raw image.
     external: Option<bool>,
+    /// Whether a bitmap records what is written; such an image does not go back to a snapshot.
+    recorded: bool,
 }
 
 impl Kind {
@@ -60,6 +62,7 @@ impl Kind {
                     below,
                     compressed: (turn.is_multiple_of(2) && external.is_none()).then_some(compression),
                     lazy: turn.is_multiple_of(3) && version == Version::V3,
+                    recorded: (turn / 2).is_multiple_of(2) && version == Version::V3,
                     external,
                 });
             }
@@ -106,6 +109,10 @@ enum Step {
     /// Whole clusters, in compressed form.
     Compress(u64, u8),
     Resize(u64),
+    Take,
+    /// Go back to a snapshot, by its place.
+    Apply(usize),
+    Delete(usize),
     Grow(u64, Preallocation),
     Flush,
     Reopen,
@@ -118,6 +125,8 @@ struct Pair {
     backing: Option<Arc<dyn BlockRead>>,
     image: Image<MemoryDisk>,
     model: Vec<u8>,
+    /// Snapshots: their ids, and what the disk was.
+    kept: Vec<(String, Vec<u8>)>,
     /// The model when the bitmap was cleared, at the present size.
     base: Vec<u8>,
 }
@@ -157,10 +166,10 @@ impl Pair {
         if let Some(backing) = &backing {
             image.set_backing(backing.clone());
         }
-        if kind.version == Version::V3 {
+        if kind.recorded {
             image.change_bitmap("changes", &[BitmapChange::Add(Some(512 << random.below(8)))]).unwrap();
         }
-        Self { kind, random, backing, image, base: model.clone(), model }
+        Self { kind, random, backing, image, base: model.clone(), model, kept: Vec::new() }
     }
 
     /// A run of bytes of the disk, often at the border of a cluster or of a part of one.
@@ -207,7 +216,12 @@ impl Pair {
                 Step::Grow((self.model.len() as u64 + more).min(self.kind.most()), modes[self.random.below(3) as usize])
             }
             58 => Step::Resize(((self.model.len() as u64).saturating_sub(self.random.below(30_000)) / 512).max(1) * 512),
-            59 => Step::Flush,
+            59 => match self.random.below(8) {
+                0..=1 => Step::Flush,
+                2..=3 => Step::Take,
+                4..=5 => Step::Apply(self.random.below(3) as usize),
+                _ => Step::Delete(self.random.below(3) as usize),
+            },
             60 => Step::Reopen,
             61 => Step::Hold(self.range()),
             _ => Step::Write(self.range(), 0),
@@ -250,6 +264,10 @@ impl Pair {
                     self.image.resize(size).unwrap_err();
                     return Ok(());
                 }
+                if self.kind.version == Version::V2 && !self.kept.is_empty() && size != old {
+                    self.image.resize(size).unwrap_err();
+                    return Ok(());
+                }
                 self.image.resize(size)?;
                 self.model.resize(size as usize, 0);
                 self.base.resize(size as usize, 0);
@@ -266,6 +284,23 @@ impl Pair {
                     self.base.resize(size as usize, 0);
                 }
                 self.compare(ByteRange::new(old, self.model.len() as u64).unwrap());
+            }
+            Step::Take => self.take()?,
+            Step::Apply(place) | Step::Delete(place) if place >= self.kept.len() => {}
+            Step::Apply(place) => {
+                let (id, bytes) = self.kept[place].clone();
+                if self.kind.recorded {
+                    self.image.apply_snapshot(&id).unwrap_err();
+                } else {
+                    self.image.apply_snapshot(&id)?;
+                    self.model = bytes;
+                }
+                self.compare(ByteRange::new(0, self.model.len() as u64).unwrap());
+            }
+            Step::Delete(place) => {
+                let (id, _) = self.kept.remove(place);
+                self.image.delete_snapshot(&id)?;
+                self.compare(ByteRange::new(0, self.model.len() as u64).unwrap());
             }
             Step::Flush => self.image.flush()?,
             Step::Reopen => {
@@ -288,6 +323,29 @@ impl Pair {
                 self.compare_bitmap()?;
             }
         }
+        Ok(())
+    }
+
+    fn take(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+        if self.kind.external.is_some() {
+            let new = NewSnapshot { name: String::new(), seconds: 0, nanoseconds: 0 };
+            self.image.create_snapshot(&new).unwrap_err();
+            return Ok(());
+        }
+        if self.kept.len() >= 3 {
+            return Ok(());
+        }
+        let name = format!("snapshot {}", self.random.below(1000));
+        match self.image.create_snapshot(&NewSnapshot { name, seconds: 1, nanoseconds: 2 }) {
+            // Narrow refcounts have no room for one more reference, or for many compressed clusters in one.
+            Err(Error::Unsupported(Unsupported::References(bits))) if bits < 8 => {}
+            result => {
+                result?;
+                let last = self.image.snapshots()?.pop().unwrap();
+                self.kept.push((last.id, self.model.clone()));
+            }
+        }
+        self.compare(ByteRange::new(0, self.model.len() as u64).unwrap());
         Ok(())
     }
 
@@ -327,7 +385,7 @@ impl Pair {
 
     /// Asserts that the bitmap marks all that has changed, and clears it.
     fn compare_bitmap(&mut self) -> Result<(), Box<dyn std::error::Error>> {
-        if self.kind.version == Version::V2 {
+        if !self.kind.recorded {
             return Ok(());
         }
         let mut marked = vec![false; self.model.len() / 512];

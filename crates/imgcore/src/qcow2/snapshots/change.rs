@@ -19,7 +19,7 @@ impl<S: Resize> Image<S> {
     /// narrow for one more reference; [`Error::Corrupt`] when a table breaks a rule; [`Error::Storage`]. The image is as it was
     /// then.
     pub fn create_snapshot(&mut self, new: &NewSnapshot) -> Result<(), Error> {
-        self.close()?;
+        self.prepare_snapshots()?;
         let mut shadow = self.shadow()?;
         let old = shadow.image().snapshots()?;
         let last = old.iter().map(Snapshot::number).max().unwrap_or(0);
@@ -43,8 +43,7 @@ impl<S: Resize> Image<S> {
     ///
     /// [`Error::Snapshot`] when there is no such snapshot or the image has bitmaps, otherwise as [`Image::create_snapshot`].
     pub fn apply_snapshot(&mut self, which: &str) -> Result<(), Error> {
-        self.close()?;
-        self.check_writable()?;
+        self.prepare_snapshots()?;
         let snapshots = self.snapshots()?;
         let by_id = snapshots.iter().find(|snapshot| snapshot.id == which);
         let snapshot = by_id.or_else(|| snapshots.iter().find(|snapshot| snapshot.name == which));
@@ -74,8 +73,7 @@ impl<S: Resize> Image<S> {
     ///
     /// As [`Image::apply_snapshot`]; bitmaps are no obstacle.
     pub fn delete_snapshot(&mut self, name: &str) -> Result<(), Error> {
-        self.close()?;
-        self.check_writable()?;
+        self.prepare_snapshots()?;
         let old = self.snapshots()?;
         let place = old.iter().position(|snapshot| snapshot.name == name);
         let place = place.ok_or_else(|| SnapshotError::NotFound(name.to_owned()))?;
@@ -90,6 +88,16 @@ impl<S: Resize> Image<S> {
         let marked = shadow.mark_tables(&active)?;
         shadow.replace_l1(&marked)?;
         shadow.commit()
+    }
+
+    /// Stores what waits, and fails for an image whose snapshots cannot be changed.
+    fn prepare_snapshots(&mut self) -> Result<(), Error> {
+        // Spec: "neither compressed clusters nor internal snapshots are supported", of external data files.
+        if self.has_data_file() {
+            return Err(SnapshotError::DataFile.into());
+        }
+        self.close()?;
+        self.check_writable()
     }
 }
 

@@ -65,6 +65,9 @@ pub enum SnapshotError {
     /// Bitmaps would have to record everything that differs.
     #[error("a snapshot cannot be applied to an image with persistent bitmaps")]
     Bitmaps,
+    /// The clusters are in an external data file, which holds one state alone.
+    #[error("an image with an external data file has no snapshots")]
+    DataFile,
     /// Every number is taken.
     #[error("no number is left for another snapshot")]
     NoNumber,

@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Format;
+use super::{Error, Format};
 use crate::block::{self, BlockRead, ByteRange, Extent};
 use crate::qcow2::{self, Image};
 use crate::storage::{FileDisk, Lock};
@@ -53,6 +53,19 @@ impl Disk {
         match &self.layer {
             Layer::Raw(_) => None,
             Layer::Qcow2(image) => Some(image),
+        }
+    }
+
+    /// Makes the disk read as `snapshot`, one of its image's own, shows it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Qcow2`] when the snapshot breaks a rule, or its table cannot be read.
+    pub fn show_snapshot(&mut self, snapshot: &qcow2::Snapshot) -> Result<(), Error> {
+        let path = self.path().to_owned();
+        match &mut self.layer {
+            Layer::Raw(_) => Err(Error::InvalidOptions("the format `raw` has no snapshots".to_owned())),
+            Layer::Qcow2(image) => image.show_snapshot(snapshot).map_err(|source| Error::Qcow2 { path, source }),
         }
     }
 

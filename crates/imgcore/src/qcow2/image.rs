@@ -42,6 +42,8 @@ pub struct Image<S> {
     pub(super) recording: Option<Box<Recording>>,
     /// Whether storing has failed, so that memory and storage may differ.
     pub(super) failed: bool,
+    /// Whether it reads as a snapshot shows it.
+    pub(super) is_view: bool,
 }
 
 /// What an image says about its backing file. Following it is the caller's decision.
@@ -89,6 +91,7 @@ impl<S: BlockRead> Image<S> {
             writing: None,
             recording: None,
             failed: false,
+            is_view: false,
         })
     }
 

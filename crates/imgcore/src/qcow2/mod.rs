@@ -40,6 +40,7 @@ mod shadow;
 mod snapshots;
 mod table;
 mod usage;
+mod view;
 mod write;
 mod writing;
 

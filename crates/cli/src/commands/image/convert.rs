@@ -1,32 +1,40 @@
 //! `vmimg image convert`: an image copied to another format.
 
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
-use imgcore::block::{self, BlockRead};
-use imgcore::image::{self, ConvertOptions, Format, OpenPolicy};
+use imgcore::block::{self, BlockRead, ByteRange};
+use imgcore::image::{self, ConvertOptions, Disk, Joined, Salvaged, WritableDisk};
+use imgcore::qcow2::NewBitmap;
 
+use super::convert_options::{self, Cache, Snapshot};
 use super::options::CreateOptions;
+use super::reference::{ImageReference, SourceArgs, parse_format, plain_path};
+use super::watch::{Paced, Watch, threads};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
-use crate::open::{TrustArgs, open, options};
-use crate::progress::Progress;
+use crate::open::policy;
+use crate::output::warn;
 use crate::size::Size;
 
 /// The arguments of `vmimg image convert`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+The copy appears whole and durable, or not at all; with -n, or on a device, it
+is written in place. -t unsafe leaves out to wait for the disk.
+
 Examples:
   vmimg image convert -O qcow2 disk.raw disk.qcow2
   vmimg image convert -p -f qcow2 -O raw web1.qcow2 web1.raw
-  vmimg image convert -c -O qcow2 -o compression_type=zstd a.raw b.qcow2")]
+  vmimg image convert -c -O qcow2 -o compression_type=zstd a.raw b.qcow2
+  vmimg image convert -l before-upgrade -O qcow2 web1.qcow2 old.qcow2")]
 pub(super) struct Args {
-    /// The format of the image; it is guessed otherwise
-    #[arg(short = 'f', value_name = "FORMAT")]
-    format: Option<Format>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// The format of the copy: raw or qcow2
     #[arg(short = 'O', value_name = "FORMAT", default_value = "raw")]
-    output_format: Format,
+    output_format: String,
     /// Options of the copy's format, as in cluster_size=64k,compat=1.1
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
@@ -34,87 +42,215 @@ pub(super) struct Args {
     #[arg(short = 'c')]
     compress: bool,
     /// The copy's backing file: only what differs from it is copied
-    #[arg(short = 'B', value_name = "FILE")]
+    #[arg(short = 'B', short_alias = 'b', value_name = "FILE")]
     backing: Option<String>,
     /// The backing file's format
     #[arg(short = 'F', value_name = "FORMAT")]
     backing_format: Option<String>,
     /// How long a run of zeros must be to become a hole; 0 for no holes
-    #[arg(short = 'S', value_name = "SIZE", default_value = "4k")]
-    sparse: Size,
-    /// Copy an internal snapshot: its name, or snapshot.name=NAME
-    #[arg(short = 'l', value_name = "SNAPSHOT")]
-    snapshot: Option<String>,
+    #[arg(short = 'S', value_name = "SIZE")]
+    sparse: Option<Size>,
+    /// Copy an internal snapshot: its id or name, or snapshot.name=NAME
+    #[arg(short = 'l', value_name = "SNAPSHOT", value_parser = convert_options::snapshot)]
+    snapshot: Option<Snapshot>,
+    /// Write into a copy that is there, instead of making it
+    #[arg(short = 'n')]
+    into: bool,
+    /// The copy that is there reads as zeros: do not write zeros
+    #[arg(long)]
+    target_is_zero: bool,
+    /// COPY is options, as in driver=raw,file.filename=FILE; with -n
+    #[arg(long)]
+    target_image_opts: bool,
+    /// Copy persistent bitmaps too
+    #[arg(long)]
+    bitmaps: bool,
+    /// Leave out bitmaps that cannot be used
+    #[arg(long)]
+    skip_broken_bitmaps: bool,
+    /// Copy what can be read, and zeros for the rest
+    #[arg(long)]
+    salvage: bool,
+    /// Copy at most so many bytes in a second
+    #[arg(short = 'r', value_name = "RATE")]
+    rate: Option<Size>,
+    /// The cache mode of the copy; with unsafe it is not durable at the end
+    #[arg(short = 't', value_name = "CACHE", default_value = "writeback", hide_default_value = true)]
+    cache: Cache,
     /// Show progress; it shows by itself after a second on a terminal
     #[arg(short = 'p')]
     progress: bool,
     /// Say nothing
     #[arg(short = 'q')]
     quiet: bool,
+    /// Copy even while another program writes to the image
+    #[arg(short = 'U', long)]
+    force_share: bool,
     /// Accepted for scripts: how many pieces are copied at a time
-    #[arg(short = 'm', value_name = "N", hide = true)]
+    #[arg(short = 'm', value_name = "N", hide = true, value_parser = clap::value_parser!(u32).range(1..=16))]
     at_a_time: Option<u32>,
     /// Accepted for scripts: the order of writes is not the disk's
     #[arg(short = 'W', hide = true)]
     out_of_order: bool,
-    /// Accepted for scripts: the cache mode of the copy
-    #[arg(short = 't', value_name = "CACHE", hide = true)]
-    cache: Option<String>,
+    /// Accepted for scripts: let the system copy
+    #[arg(short = 'C', hide = true)]
+    offload: bool,
     /// Accepted for scripts: the cache mode of the image
     #[arg(short = 'T', value_name = "CACHE", hide = true)]
-    source_cache: Option<String>,
-    /// Copy even while another program writes to the image
-    #[arg(short = 'U', long)]
-    force_share: bool,
-    #[command(flatten)]
-    trust: TrustArgs,
-    /// The image
-    #[arg(value_name = "IMG")]
-    image: PathBuf,
-    /// The copy
-    #[arg(value_name = "COPY")]
-    copy: PathBuf,
+    source_cache: Option<Cache>,
+    /// The images, one behind the other, and the copy
+    #[arg(value_name = "IMG", num_args = 2.., required = true)]
+    images: Vec<OsString>,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
-    if args.snapshot.is_some() {
-        return Err(CommandError::new(ErrorKind::Unsupported, "copying an internal snapshot is not supported"));
+    check(&args)?;
+    let (copy, images) = args.images.split_last().unwrap_or((const { &OsString::new() }, &[]));
+    let mut disks = Vec::with_capacity(images.len());
+    for image in images {
+        let reference = args.source.reference(image)?.shared(args.force_share);
+        disks.push(reference.open(context, args.source.trust)?);
     }
-    let mut wanted = CreateOptions::parse(args.output_format.name(), &args.options)?;
-    wanted.backing_file = args.backing.or(wanted.backing_file);
-    wanted.backing_format = args.backing_format.or(wanted.backing_format);
-    let mut source_options = options(args.format, args.trust);
-    source_options.lock = !args.force_share;
-    let source = open(context, &args.image, &source_options)?;
-    let path = context.absolute(&args.copy);
-    if same_file(source.path(), &path) {
-        return Err(CommandError::new(ErrorKind::Refused, "the copy cannot take the place of the image"));
+    if let (Some(snapshot), [disk]) = (&args.snapshot, disks.as_mut_slice()) {
+        let found = snapshot.find(disk)?;
+        disk.show_snapshot(&found)?;
     }
-    let new = wanted.new_disk(args.output_format, source.size())?;
-    let backing = wanted.backing()?;
-    let below = backing.map(|backing| image::open_below(&path, &backing, OpenPolicy::PlainPaths)).transpose()?;
-    let how = ConvertOptions {
-        // More threads than that wait for the file.
-        threads: std::thread::available_parallelism().map_or(1, usize::from).min(8),
-        compress: args.compress,
-        hole: args.sparse.0,
-        sync: args.cache.as_deref() != Some("unsafe"),
-        backing: below.as_ref().map(|disk| -> &dyn BlockRead { disk }),
+    let bitmaps = match disks.as_slice() {
+        [disk] if args.bitmaps => bitmaps(disk, &args, context)?,
+        _ => Vec::new(),
     };
-    let progress = (!args.quiet).then(|| Mutex::new(Progress::bytes(context, "converting", source.size())));
-    let watch = |offset| {
-        if let Some(progress) = &progress {
-            progress.lock().unwrap_or_else(PoisonError::into_inner).set(offset);
+    let joined = Joined::new(disks.iter().map(|disk| -> &dyn BlockRead { disk }));
+    let lost = |range: ByteRange, error: &block::Error| {
+        if !args.quiet {
+            warn(context, format_args!("error while reading offset {}: {error}", range.start()));
         }
-        let stopped = context.interrupt().is_set();
-        if stopped { Err(block::Error::new(block::ErrorKind::Io, "interrupted")) } else { Ok(()) }
     };
-    let copied = image::convert(&source, &path, &new, &how, context.entropy(None).next_u64(), &watch);
+    let salvaged = Salvaged::new(&joined, &lost);
+    let source: &dyn BlockRead = if args.salvage { &salvaged } else { &joined };
+    let paced = args.rate.filter(|rate| rate.0 > 0).map(|rate| Paced::new(source, rate.0, context));
+    let source: &dyn BlockRead = paced.as_ref().map_or(source, |paced| paced);
+    let how = ConvertOptions {
+        threads: threads(),
+        compress: args.compress,
+        hole: args.sparse.map_or(SPARSE, |size| size.0),
+        backing: None,
+        bitmaps: &bitmaps,
+        sync: args.cache != Cache::Unsafe,
+    };
+    let watch = Watch::new(context, "converting", source.size(), args.quiet).percent(args.progress && !args.quiet)?;
+    let target = Copy { name: copy, sources: &disks, args: &args };
+    let copied =
+        if args.into { target.fill(source, &how, &watch, context) } else { target.make(source, &how, &watch, context) };
     // What stopped the copy is the signal, not the read that noticed it.
     context.interrupt().check()?;
-    Ok(copied?)
+    copied?;
+    watch.finish()
 }
 
-fn same_file(image: &Path, copy: &Path) -> bool {
-    matches!((image.canonicalize(), copy.canonicalize()), (Ok(image), Ok(copy)) if image == copy)
+/// Where the copy goes.
+struct Copy<'a> {
+    name: &'a OsString,
+    sources: &'a [Disk],
+    args: &'a Args,
 }
+
+impl Copy<'_> {
+    /// Makes a new image.
+    fn make(
+        &self,
+        source: &dyn BlockRead,
+        how: &ConvertOptions<'_>,
+        watch: &Watch<'_>,
+        context: &Context,
+    ) -> Result<(), CommandError> {
+        let format = parse_format(&self.args.output_format)?;
+        let mut wanted = CreateOptions::parse(format.name(), &self.args.options)?;
+        wanted.backing_file = self.args.backing.clone().or(wanted.backing_file);
+        wanted.backing_format = self.args.backing_format.clone().or(wanted.backing_format);
+        let path = context.absolute(&plain_path(self.name)?);
+        self.refuse_source(&path)?;
+        let new = wanted.new_disk(format, source.size())?;
+        let backing = wanted.backing()?;
+        if backing.is_some() && self.sources.len() > 1 {
+            return Err(usage("a copy of several images cannot have a backing file"));
+        }
+        let below = backing.map(|backing| image::open_below(&path, &backing, policy(self.args.source.trust))).transpose()?;
+        let how = ConvertOptions { backing: below.as_ref().map(|disk| -> &dyn BlockRead { disk }), ..*how };
+        Ok(image::convert(source, &path, &new, &how, context.entropy(None).next_u64(), &|offset| watch.tell(offset))?)
+    }
+
+    /// Writes into the image that is there.
+    fn fill(
+        &self,
+        source: &dyn BlockRead,
+        how: &ConvertOptions<'_>,
+        watch: &Watch<'_>,
+        context: &Context,
+    ) -> Result<(), CommandError> {
+        let format = (!self.args.target_image_opts).then_some(self.args.output_format.as_str());
+        let reference = ImageReference::parse(self.name, format, self.args.target_image_opts)?;
+        self.refuse_source(&context.absolute(&reference.path))?;
+        let mut disk: WritableDisk = reference.open_writable(context, self.args.source.trust)?;
+        Ok(image::convert_into(source, &mut disk, self.args.target_is_zero, how, &|offset| watch.tell(offset))?)
+    }
+
+    /// Refuses a copy in the place of what is copied.
+    fn refuse_source(&self, path: &Path) -> Result<(), CommandError> {
+        let Ok(there) = path.metadata() else { return Ok(()) };
+        let same = |path: &PathBuf| path.metadata().is_ok_and(|one| (one.dev(), one.ino()) == (there.dev(), there.ino()));
+        let read = self.sources.iter().flat_map(Disk::chain).map(|disk| disk.path().to_owned());
+        match read.into_iter().any(|path| same(&path)) {
+            true => Err(CommandError::new(ErrorKind::Refused, "the copy cannot take the place of an image that is read")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Refuses what makes no sense together, as qemu-img does.
+fn check(args: &Args) -> Result<(), CommandError> {
+    let raw = args.output_format == "raw";
+    let sparse = args.sparse.map_or(SPARSE, |size| size.0);
+    let rules = [
+        (args.target_is_zero && !args.into, "`--target-is-zero` needs `-n`: a new image is zeros anyway"),
+        (args.target_image_opts && !args.into, "`--target-image-opts` needs `-n`"),
+        (args.into && !args.options.is_empty(), "`-o` has no effect on an image that is there"),
+        (args.skip_broken_bitmaps && !args.bitmaps, "`--skip-broken-bitmaps` needs `--bitmaps`"),
+        (args.bitmaps && raw, "the format `raw` has no bitmaps"),
+        (args.bitmaps && args.images.len() > 2, "bitmaps of several images cannot be joined"),
+        (args.snapshot.is_some() && args.images.len() > 2, "only one image can be copied as a snapshot shows it"),
+        (args.offload && args.sparse.is_some(), "`-C` and `-S` cannot be used together"),
+        (args.offload && args.compress, "`-C` and `-c` cannot be used together"),
+        (args.offload && args.salvage, "`-C` and `--salvage` cannot be used together"),
+        (sparse % 512 != 0 || sparse > MAX_SPARSE, "`-S` takes multiples of 512 bytes up to 16 MiB, and 0 for no holes"),
+    ];
+    rules.iter().find(|(broken, _)| *broken).map_or(Ok(()), |(_, why)| Err(usage(*why)))
+}
+
+/// Returns the bitmaps that the copy gets.
+fn bitmaps(disk: &Disk, args: &Args, context: &Context) -> Result<Vec<NewBitmap>, CommandError> {
+    let Some(image) = disk.qcow2() else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for bitmap in image.bitmaps()? {
+        match image.bitmap_bits(&bitmap.name) {
+            Ok(bits) => found.push(NewBitmap { name: bitmap.name, auto: bitmap.auto, bits }),
+            Err(_) if args.skip_broken_bitmaps => {
+                if !args.quiet {
+                    warn(context, format_args!("bitmap `{}` cannot be used and is left out", bitmap.name));
+                }
+            }
+            Err(error) => {
+                let hint = "`--skip-broken-bitmaps` leaves it out";
+                return Err(CommandError::from(error).hint(hint));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn usage(message: impl Into<String>) -> CommandError {
+    CommandError::new(ErrorKind::Usage, message)
+}
+
+/// Bytes of zeros that become a hole when nobody says how many.
+const SPARSE: u64 = 4096;
+const MAX_SPARSE: u64 = 16 << 20;

@@ -5,6 +5,7 @@ mod bitmap;
 mod commit;
 mod compare;
 mod convert;
+mod convert_options;
 mod create;
 mod dd;
 mod info;

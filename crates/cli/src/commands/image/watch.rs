@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use imgcore::block;
+use imgcore::block::{self, BlockRead, Extent};
 
 use crate::context::Context;
+use crate::error::CommandError;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 
@@ -16,6 +17,9 @@ pub(super) struct Watch<'a> {
     context: &'a Context,
     progress: Option<Mutex<Progress>>,
     done: AtomicU64,
+    total: u64,
+    /// The last percentage that was printed, in hundredths; `None` when none is.
+    printed: Option<Mutex<u64>>,
 }
 
 impl<'a> Watch<'a> {
@@ -25,7 +29,41 @@ impl<'a> Watch<'a> {
             context,
             progress: (!quiet).then(|| Mutex::new(Progress::bytes(context, label, total))),
             done: AtomicU64::new(0),
+            total,
+            printed: None,
         }
+    }
+
+    /// Prints progress on standard output as qemu-img does, if `wanted` says so, and no bar.
+    ///
+    /// # Errors
+    ///
+    /// As [`Context::write_out`].
+    pub(super) fn percent(mut self, wanted: bool) -> Result<Self, CommandError> {
+        if wanted {
+            self.progress = None;
+            self.printed = Some(Mutex::new(0));
+            self.print(0)?;
+        }
+        Ok(self)
+    }
+
+    /// Takes note that all is done.
+    ///
+    /// # Errors
+    ///
+    /// As [`Context::write_out`].
+    pub(super) fn finish(self) -> Result<(), CommandError> {
+        if self.printed.is_none() {
+            return Ok(());
+        }
+        self.print(WHOLE)?;
+        self.context.write_out(b"\n")
+    }
+
+    fn print(&self, hundredths: u64) -> Result<(), CommandError> {
+        let (whole, part) = (hundredths.div_euclid(100), hundredths.rem_euclid(100));
+        self.context.write_out(format!("    ({whole}.{part:02}/100%)\r").as_bytes())
     }
 
     /// Takes note that the work has come to `offset`.
@@ -37,6 +75,16 @@ impl<'a> Watch<'a> {
         self.done.store(offset, Ordering::Relaxed);
         if let Some(progress) = &self.progress {
             progress.lock().unwrap_or_else(PoisonError::into_inner).set(offset);
+        }
+        if let Some(printed) = &self.printed {
+            let done = u128::from(offset).saturating_mul(u128::from(WHOLE)).checked_div(u128::from(self.total));
+            let done = done.and_then(|done| u64::try_from(done).ok()).unwrap_or(WHOLE).min(WHOLE);
+            let mut last = printed.lock().unwrap_or_else(PoisonError::into_inner);
+            if done >= last.saturating_add(PERCENT) {
+                *last = done;
+                // Whether anybody reads it does not matter to the work.
+                let _shown = self.print(done);
+            }
         }
         let stopped = self.context.interrupt().is_set();
         if stopped { Err(block::Error::new(block::ErrorKind::Io, "interrupted")) } else { Ok(()) }
@@ -51,6 +99,36 @@ impl Watch<'_> {
     /// As [`Watch::tell`].
     pub(super) fn advance(&self, bytes: u64) -> Result<(), block::Error> {
         self.tell(self.done.load(Ordering::Relaxed).saturating_add(bytes))
+    }
+}
+
+/// A disk that is read at a limited rate.
+#[derive(Debug)]
+pub(super) struct Paced<'a> {
+    disk: &'a dyn BlockRead,
+    rate: Rate,
+    context: &'a Context,
+}
+
+impl<'a> Paced<'a> {
+    /// Returns `disk`, of which `limit` bytes can be read in a second.
+    pub(super) fn new(disk: &'a dyn BlockRead, limit: u64, context: &'a Context) -> Self {
+        Self { disk, rate: Rate::new(limit), context }
+    }
+}
+
+impl BlockRead for Paced<'_> {
+    fn size(&self) -> u64 {
+        self.disk.size()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), block::Error> {
+        self.rate.wait(u64::try_from(buf.len()).unwrap_or(u64::MAX), self.context.interrupt());
+        self.disk.read_exact_at(buf, offset)
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent, block::Error> {
+        self.disk.extent_at(offset)
     }
 }
 
@@ -84,6 +162,10 @@ impl Rate {
         }
     }
 }
+
+/// All of the work, in hundredths of a percent.
+const WHOLE: u64 = 10_000;
+const PERCENT: u64 = 100;
 
 /// How long nobody looks whether a signal has come.
 const NAP: Duration = Duration::from_millis(50);

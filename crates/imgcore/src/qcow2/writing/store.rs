@@ -22,6 +22,7 @@ impl<S: BlockRead> Image<S> {
             (self.is_corrupt(), "that is marked as corrupt"),
             // Spec: "make sure to scan L1/L2 tables to repair refcounts before accessing the image."
             (self.is_dirty(), "that was not closed properly and needs a repair first"),
+            (self.is_view, "as a snapshot shows it"),
         ];
         match reasons.iter().find(|(applies, _)| *applies) {
             Some((_, why)) => Err(Unsupported::Writing(why).into()),

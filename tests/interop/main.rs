@@ -3,6 +3,7 @@
 mod bitmaps;
 mod commit;
 mod compare;
+mod convert;
 mod data_file;
 mod dd;
 mod domain;

@@ -169,7 +169,7 @@ fn images_of_qemu_read_as_qemu_reads_them() {
             assert_same(&read(&disk), &theirs);
             let raw = bench.path("ours.raw");
             let options = ConvertOptions { threads: 2, ..ConvertOptions::default() };
-            let new = NewDisk::Raw { size: 0, preallocation: Preallocation::Off };
+            let new = NewDisk::Raw { size: 0, preallocation: Preallocation::Off, no_cow: false };
             image::convert(&disk, &raw, &new, &options, 1, &|_| Ok(())).unwrap();
             assert_same(&std::fs::read(&raw).unwrap(), &theirs);
         }

@@ -69,7 +69,7 @@ pub fn convert(
         }
         target
     };
-    let mut target = begin(Target::begin(path, unique)?);
+    let mut target = begin(Target::begin(path, unique, new.no_cow())?);
     let mut data = None;
     match new {
         NewDisk::Raw { preallocation, .. } => {
@@ -112,7 +112,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("copy.raw");
         let source = MemoryDisk::new(vec![1; 3 << 20]);
-        let new = NewDisk::Raw { size: 0, preallocation: Preallocation::Off };
+        let new = NewDisk::Raw { size: 0, preallocation: Preallocation::Off, no_cow: false };
         // The last offset is the size: even then nothing is published yet.
         for last in [0, 1 << 20, 3 << 20] {
             let watch = |offset| if offset == last { Err(Error::new(ErrorKind::Io, "stopped")) } else { Ok(()) };

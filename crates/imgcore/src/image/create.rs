@@ -14,6 +14,8 @@ pub enum NewDisk {
         size: u64,
         /// What is allocated from the beginning; there is no metadata.
         preallocation: Preallocation,
+        /// As [`CreateOptions::no_cow`].
+        no_cow: bool,
     },
     /// QEMU's copy-on-write format.
     Qcow2(CreateOptions),
@@ -26,6 +28,14 @@ impl NewDisk {
         match self {
             Self::Raw { .. } => Format::Raw,
             Self::Qcow2(_) => Format::Qcow2,
+        }
+    }
+
+    /// Returns whether the file is to be written in place, see [`CreateOptions::no_cow`].
+    pub(super) fn no_cow(&self) -> bool {
+        match self {
+            Self::Raw { no_cow, .. } => *no_cow,
+            Self::Qcow2(options) => options.no_cow,
         }
     }
 
@@ -50,7 +60,7 @@ impl NewDisk {
 /// [`Error::Storage`] when the folder cannot be written or another program uses the image that is there,
 /// [`Error::InvalidOptions`] for options that do not fit together.
 pub fn create(path: &Path, new: &NewDisk, unique: u64) -> Result<(), Error> {
-    let mut target = Target::begin(path, unique)?;
+    let mut target = Target::begin(path, unique, new.no_cow())?;
     let size = new.size().checked_next_multiple_of(512);
     let size = size.ok_or_else(|| Error::InvalidOptions("the disk is too large".to_owned()))?;
     match new {
@@ -71,7 +81,7 @@ pub fn create(path: &Path, new: &NewDisk, unique: u64) -> Result<(), Error> {
 pub(super) fn data_file(path: &Path, options: &CreateOptions, unique: u64) -> Result<Option<Target>, Error> {
     let Some(file) = &options.data_file else { return Ok(None) };
     let name = OpenPolicy::PlainPaths.check(path, "the data file", &file.name)?;
-    Ok(Some(Target::begin(Path::new(name), unique)?))
+    Ok(Some(Target::begin(Path::new(name), unique, options.no_cow)?))
 }
 
 /// Returns what it is to the maker of an image at `path` that qcow2 failed.

@@ -21,13 +21,13 @@ pub(super) enum Target {
 }
 
 impl Target {
-    pub(super) fn begin(path: &Path, unique: u64) -> Result<Self, Error> {
+    pub(super) fn begin(path: &Path, unique: u64, no_cow: bool) -> Result<Self, Error> {
         // The file behind a symbolic link is replaced, and not the link.
         let path: PathBuf = match path.canonicalize() {
             Ok(path) => path,
             Err(_) => path.to_owned(),
         };
-        Ok(match FileDisk::open(&path, Access::ReadWrite) {
+        let target = match FileDisk::open(&path, Access::ReadWrite) {
             Ok(disk) => {
                 let lock = Lock::acquire(&disk, LockKind::Write)?;
                 if disk.is_device() {
@@ -40,7 +40,11 @@ impl Target {
                 Self::File { new: Replacement::create(&path, unique)?, exists: false, _lock: None }
             }
             Err(error) => return Err(error.into()),
-        })
+        };
+        if let (true, Self::File { new, .. }) = (no_cow, &target) {
+            new.write_in_place();
+        }
+        Ok(target)
     }
 
     /// Leaves it to the kernel when what is written is stored, as it will not be synced.

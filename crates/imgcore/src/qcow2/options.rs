@@ -30,6 +30,9 @@ pub struct CreateOptions {
     pub data_file: Option<DataFileName>,
     /// What is allocated from the beginning.
     pub preallocation: Preallocation,
+    /// Whether the file is to be written in place where the host's file system would copy on write, as btrfs does. This is for
+    /// whoever makes the file.
+    pub no_cow: bool,
 }
 
 /// The backing file of a new image.
@@ -102,6 +105,7 @@ impl Default for CreateOptions {
             backing: None,
             data_file: None,
             preallocation: Preallocation::Off,
+            no_cow: false,
         }
     }
 }

@@ -3,7 +3,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, IFlags, RenameFlags, ioctl_getflags, ioctl_setflags, renameat_with};
 use rustix::io::Errno;
 
 use super::duplicate::duplicate;
@@ -168,6 +168,12 @@ impl Replacement {
         }
         let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(cannot)
+    }
+
+    /// Has the empty file written in place on a file system that copies on write, where that can be chosen: on btrfs.
+    pub fn write_in_place(&self) {
+        // QEMU does not mind either when the file system knows nothing of it.
+        let _asked = ioctl_getflags(self.disk.file()).and_then(|flags| ioctl_setflags(self.disk.file(), flags | IFlags::NOCOW));
     }
 
     /// As [`FileDisk::store_late`].

@@ -99,7 +99,7 @@ pub(super) struct Args {
     #[arg(short = 'T', value_name = "CACHE", hide = true)]
     source_cache: Option<Cache>,
     /// The images, one behind the other, and the copy
-    #[arg(value_name = "IMG", num_args = 2.., required = true)]
+    #[arg(value_name = "IMG", required = true)]
     images: Vec<OsString>,
 }
 
@@ -211,6 +211,7 @@ fn check(args: &Args) -> Result<(), CommandError> {
     let raw = args.output_format == "raw";
     let sparse = args.sparse.map_or(SPARSE, |size| size.0);
     let rules = [
+        (args.images.len() < 2, "the copy is missing: name the image, and then the copy"),
         (args.target_is_zero && !args.into, "`--target-is-zero` needs `-n`: a new image is zeros anyway"),
         (args.target_image_opts && !args.into, "`--target-image-opts` needs `-n`"),
         (args.into && !args.options.is_empty(), "`-o` has no effect on an image that is there"),

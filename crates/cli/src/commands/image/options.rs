@@ -22,6 +22,7 @@ pub(super) struct CreateOptions {
     pub(super) compression: Option<Compression>,
     pub(super) data_file: Option<String>,
     pub(super) data_file_raw: Option<bool>,
+    pub(super) no_cow: Option<bool>,
 }
 
 /// How much of a new image is set aside at once.
@@ -76,7 +77,7 @@ impl CreateOptions {
         let preallocation = self.preallocation.unwrap_or_default().into();
         if format == Format::Raw {
             return match backing {
-                None => Ok(NewDisk::Raw { size, preallocation }),
+                None => Ok(NewDisk::Raw { size, preallocation, no_cow: self.no_cow.unwrap_or(false) }),
                 Some(_) => Err(usage("the format `raw` has no backing file")),
             };
         }
@@ -95,6 +96,7 @@ impl CreateOptions {
             data_file: self.data_file.clone().map(|name| DataFileName { name: name.into_bytes(), raw }),
             preallocation,
             backing,
+            no_cow: self.no_cow.unwrap_or(false),
             ..defaults
         }))
     }
@@ -105,7 +107,12 @@ impl CreateOptions {
     ///
     /// [`ErrorKind::Usage`] when nobody said its format.
     pub(super) fn backing(&self) -> Result<Option<NewBacking>, CommandError> {
-        let Some(name) = &self.backing_file else { return Ok(None) };
+        let Some(name) = &self.backing_file else {
+            return match &self.backing_format {
+                Some(_) => Err(usage("the format of a backing file is of no use without that file")),
+                None => Ok(None),
+            };
+        };
         let format = self.backing_format.clone().ok_or_else(|| {
             usage("the backing file's format is missing")
                 .hint("`-F raw` or `-F qcow2` declares it, so that nobody has to guess")
@@ -140,9 +147,9 @@ impl CreateOptions {
             "compression_type" => self.compression = Some(compression(value)?),
             "data_file" => self.data_file = Some(value.to_owned()),
             "data_file_raw" => self.data_file_raw = Some(switch(key, value)?),
-            "nocow" if !switch(key, value)? => {}
+            "nocow" => self.no_cow = Some(switch(key, value)?),
             "encryption" if !switch(key, value)? => {}
-            "nocow" | "encryption" => return Err(unsupported(key)),
+            "encryption" => return Err(unsupported(key)),
             _ if key.starts_with("encrypt.") => return Err(unsupported(key)),
             _ => return Err(usage(format!("the format `{format}` has no option `{key}`"))),
         }

@@ -485,3 +485,42 @@ fn snapshots_are_listed_named_and_refused_as_in_qemu_img() {
     sandbox.done(&format!("image snapshot -c {long} ours.qcow2"));
     assert!(qemu("snapshot -l ours.qcow2").contains(&"é".repeat(127)));
 }
+
+#[test]
+fn a_short_file_is_no_disk_that_takes_years_to_walk() {
+    let sandbox = sandbox();
+    // Each of 2^20 L1 entries names the same table, whose entries name clusters that do not follow each other.
+    let (cluster, entries) = (65_536_u64, 1_u64 << 20);
+    let mut bytes = vec![0; 0x88_0000];
+    let word = |bytes: &mut Vec<u8>, at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_be_bytes());
+    bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    bytes[20..24].copy_from_slice(&16_u32.to_be_bytes());
+    word(&mut bytes, 24, entries * (cluster / 8) * cluster);
+    bytes[36..40].copy_from_slice(&(entries as u32).to_be_bytes());
+    word(&mut bytes, 40, 4 * cluster);
+    word(&mut bytes, 48, cluster);
+    bytes[56..60].copy_from_slice(&1_u32.to_be_bytes());
+    bytes[96..100].copy_from_slice(&4_u32.to_be_bytes());
+    bytes[100..104].copy_from_slice(&104_u32.to_be_bytes());
+    for entry in 0..entries as usize {
+        word(&mut bytes, 4 * 65_536 + entry * 8, 1 << 63 | 2 * cluster);
+    }
+    for entry in 0..8192 {
+        word(&mut bytes, 2 * 65_536 + entry * 8, 1 << 63 | 3 * cluster);
+    }
+    sandbox.file("bomb.qcow2", bytes);
+    for line in ["map --output=json bomb.qcow2", "measure -O qcow2 bomb.qcow2", "compare bomb.qcow2 bomb.qcow2"] {
+        let outcome = sandbox.run(&format!("image {line}"));
+        assert!(outcome.status > 0 && outcome.stdout.is_empty(), "{line}\n{outcome}");
+        assert!(outcome.stderr.contains("more L2 tables than the file has room for"), "{line}\n{outcome}");
+    }
+    sandbox.done("image info bomb.qcow2");
+}
+
+#[test]
+fn the_version_has_the_words_that_scripts_look_for() {
+    let version = sandbox().done("image --version");
+    assert!(version.starts_with("vmimg ") && version.contains("qemu-img version 10."), "{version}");
+    assert_eq!(sandbox().done("image -V"), version);
+    assert!(sandbox().done("image --help").contains("Usage: vmimg image"));
+}

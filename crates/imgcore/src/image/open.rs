@@ -74,6 +74,9 @@ pub(super) fn open_writable_layer(path: &Path, options: &OpenOptions, seen: &mut
     let mut image = Image::open(file).map_err(qcow2_error)?;
     inspect(path, &image, options.policy)?;
     image.check_writable().map_err(qcow2_error)?;
+    if options.follow {
+        image.check_table_count().map_err(qcow2_error)?;
+    }
     let data_lock = if options.follow { open_data_file(path, &mut image, Access::ReadWrite, options)? } else { None };
     if let Some(data_file) = image.data_storage() {
         // It is nothing that holds metadata, or another part of the chain.
@@ -168,8 +171,12 @@ pub(super) fn open_layer(path: &Path, options: &OpenOptions, seen: &mut Vec<Iden
     if format == Format::Raw {
         return Ok(Disk { layer: Layer::Raw(file), backing: None, _lock: lock, _data_lock: None });
     }
-    let mut image = Image::open(file).map_err(|source| Error::Qcow2 { path: path.to_owned(), source })?;
+    let qcow2_error = |source| Error::Qcow2 { path: path.to_owned(), source };
+    let mut image = Image::open(file).map_err(qcow2_error)?;
     inspect(path, &image, options.policy)?;
+    if options.follow {
+        image.check_table_count().map_err(qcow2_error)?;
+    }
     let data_lock = if options.follow { open_data_file(path, &mut image, Access::Read, options)? } else { None };
     Ok(Disk { layer: Layer::Qcow2(Box::new(image)), backing: None, _lock: lock, _data_lock: data_lock })
 }

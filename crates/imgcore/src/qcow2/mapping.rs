@@ -1,7 +1,7 @@
 //! Where the disk is stored, as a map of the image shows it.
 
 use super::entry::{Entry, SubclusterKind};
-use super::error::Error;
+use super::error::{Corrupt, Error};
 use super::image::Image;
 use super::offset::{GuestOffset, HostOffset, to_u64, to_usize};
 use crate::block::{self, BlockRead};
@@ -43,6 +43,24 @@ impl Place {
 }
 
 impl<S: BlockRead> Image<S> {
+    /// Checks that the L2 tables can be as many as the L1 table names: each has its place in the file.
+    ///
+    /// An L1 table that names one L2 table again and again makes a short file a disk that takes years to walk. Some doubles are
+    /// let pass, as other programs read them; checking an image finds them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`].
+    pub fn check_table_count(&self) -> Result<(), Error> {
+        let tables = to_u64(self.l1.iter().filter(|word| **word != 0).count());
+        let bytes = tables.saturating_mul(self.geometry().cluster_size());
+        if bytes > self.storage.size().saturating_add(DOUBLES) {
+            let rule = "it names more L2 tables than the file has room for";
+            return Err(Corrupt::new("L1 table", self.header.l1_offset.0, rule).into());
+        }
+        Ok(())
+    }
+
     /// Returns the run at `offset` that is stored in one way and one place, of at most `limit` bytes.
     ///
     /// It ends with its L2 table at the latest, and the next one may continue it.
@@ -101,11 +119,16 @@ impl<S: BlockRead> Image<S> {
         let len = u64::from(next).saturating_mul(geometry.subcluster_size()).saturating_sub(within);
         let host = standard.host.map(|host| host.plus(within));
         let place = match (kind, host) {
-            // Without its flag a cluster at 0 has no place; it is in an external data file, and QEMU shows it as any other.
-            (SubclusterKind::Zero, host) => Place::Zero(host.filter(|_| standard.host != Some(HostOffset(0)))),
+            // The cluster at 0 of an external data file is shown as no place here, as QEMU does.
+            (SubclusterKind::Zero, host) => {
+                Place::Zero(host.filter(|_| geometry.extended_l2 || standard.host != Some(HostOffset(0))))
+            }
             (SubclusterKind::Allocated, Some(host)) => Place::Stored(host),
             (SubclusterKind::Unallocated | SubclusterKind::Allocated, host) => Place::Unallocated(host),
         };
         Ok(Mapping { len, place })
     }
 }
+
+/// Bytes of L2 tables beyond those that the file has room for.
+const DOUBLES: u64 = 16 << 20;

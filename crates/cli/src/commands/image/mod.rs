@@ -29,6 +29,9 @@ use crate::open::TrustArgs;
 #[derive(Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
+    display_name = "vmimg",
+    // Scripts look for the words `qemu-img version` and what follows them.
+    version = concat!(env!("CARGO_PKG_VERSION"), ", with the command lines of qemu-img version 10.0.2"),
     after_help = "\
 These take the command lines of qemu-img, print the same, and return the same
 codes: `alias qemu-img='vmimg image'` keeps scripts working.
@@ -94,5 +97,24 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         Verb::Measure(args) => measure::run(&args, context),
         Verb::Dd(args) => dd::run(&args, context),
         Verb::Bench(args) => bench::run(&args, context),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Args as _;
+
+    use super::Args;
+
+    #[test]
+    fn every_verb_takes_untrusted_images_and_those_that_read_one_take_options() {
+        // Not built: a flag of `image` itself is not handed down yet.
+        let command = Args::augment_args(clap::Command::new("image"));
+        for verb in command.get_subcommands() {
+            let has = |long: &str| verb.get_arguments().any(|arg| arg.get_long() == Some(long));
+            assert!(has("untrusted"), "{}", verb.get_name());
+            // These alone have no image to read.
+            assert!(has("image-opts") || ["convert", "create"].contains(&verb.get_name()), "{}", verb.get_name());
+        }
     }
 }

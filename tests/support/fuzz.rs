@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use imgcore::block::{BlockRead, BlockWrite, ByteRange, Error, ErrorKind, Hole, MemoryDisk, Resize, extents};
 use imgcore::qcow2::{
-    BitmapChange, Bits, Compression, Content, CreateOptions, Effort, Image, NewBacking, NewBitmap, Version, write_image_with,
+    BitmapChange, Bits, Compression, Content, CreateOptions, Effort, Image, NewBacking, NewBitmap, NewSnapshot, Version,
+    write_image_with,
 };
 
 /// Random numbers that a seed repeats.
@@ -105,17 +106,27 @@ pub fn write(bytes: &[u8]) {
         let (offset, len) = place(&mut random, image.size(), buf.len());
         let range = ByteRange::at(offset, len as u64).unwrap();
         let hole = if random.below(2) == 0 { Hole::Allow } else { Hole::Keep };
-        let _changed = match random.below(10) {
+        let _changed = match random.below(12) {
             0..=3 => image.write_all_at(&buf[..len], offset),
             4..=5 => image.write_zeroes_at(range, hole),
             6 => image.resize((image.size().min(1 << 50) + 512) / 512 * 512),
             7 => image.resize(image.size().saturating_sub(70_000) / 512 * 512),
             8 => change_bitmaps(&mut image, &mut random),
+            9..=10 => change_snapshots(&mut image, &mut random),
             _ => image.flush(),
         };
     }
     let _closed = image.close();
     read(image.into_storage().0.as_bytes());
+}
+
+fn change_snapshots(image: &mut Image<SmallDisk>, random: &mut Random) -> Result<(), Error> {
+    let names: Vec<String> = image.snapshots()?.into_iter().map(|snapshot| snapshot.name).take(100).collect();
+    match (random.below(3), names.get(random.below(names.len()))) {
+        (0, Some(name)) => Ok(image.apply_snapshot(name)?),
+        (1, Some(name)) => Ok(image.delete_snapshot(name)?),
+        _ => Ok(image.create_snapshot(&NewSnapshot { name: "new".to_owned(), seconds: 1, nanoseconds: 0 })?),
+    }
 }
 
 fn change_bitmaps(image: &mut Image<SmallDisk>, random: &mut Random) -> Result<(), Error> {
@@ -182,6 +193,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
             let effort = Effort { threads: 1, compress };
             write_image_with(&mut storage, &options, &Content::new(&disk, &runs), effort).unwrap();
             let mut image = Image::open(storage).unwrap();
+            if compression == Compression::Zlib && options.refcount_bits > 8 {
+                let new = NewSnapshot { name: "seed".to_owned(), seconds: 1, nanoseconds: 0 };
+                image.create_snapshot(&new).unwrap();
+            }
             if version == Version::V3 {
                 let mut bits = Bits::new(size, 512);
                 bits.mark(ByteRange::new(0, size / 4).unwrap());

@@ -77,6 +77,18 @@ fn copies_are_as_large_as_qemu_img_says_and_never_larger() {
         assert!(len <= report["required"].as_u64().unwrap(), "{len} bytes, {report}");
     }
     sandbox.file("odd.raw", vec![3; 100_100]);
+    assert_eq!(sandbox.qemu_img("create -q -f qcow2 kept.qcow2 10M").status, 0);
+    let change = |command: &str| drop(sandbox.tool("qemu-io").args(["-f", "qcow2", "-c", command, "kept.qcow2"]).run());
+    for line in ["snapshot -c before kept.qcow2", "resize -q kept.qcow2 20M"] {
+        change("write 1M 1M");
+        assert_eq!(sandbox.qemu_img(line).status, 0, "{line}");
+    }
+    change("write 12M 3M");
+    for snapshot in ["", "-l before", "-l 1", "-l snapshot.name=before", "-l snapshot.id=1,snapshot.name=before", "-l none"] {
+        assert_alike(&sandbox, &format!("measure {snapshot} -O qcow2 kept.qcow2"));
+        assert_alike(&sandbox, &format!("measure {snapshot} kept.qcow2"));
+    }
+    assert_alike(&sandbox, "measure --size 1G -l before -O qcow2");
     for line in [
         "measure -f raw -O qcow2 odd.raw",
         "measure -f raw odd.raw",

@@ -25,7 +25,7 @@ pub fn measure_new(new: &NewDisk) -> Result<Measurement, Error> {
     measured(new, 0)
 }
 
-/// Measures a copy of `disk`, whose size is that of `new`; nothing is read but tables.
+/// Measures a copy of `disk`, up to the size of `new`; nothing is read but tables.
 ///
 /// A copy with a backing file is taken to need everything, as nobody knows here what the backing file has.
 ///
@@ -36,7 +36,7 @@ pub fn measure(disk: &Disk, new: &NewDisk) -> Result<Measurement, Error> {
     let NewDisk::Qcow2(options) = new else { return measured(new, 0) };
     let mut data = Clusters { size: options.cluster_size, next: 0, count: 0 };
     if options.backing.is_none() {
-        map(disk, ByteRange::new(0, u64::MAX).unwrap_or_default(), |entry| {
+        map(disk, ByteRange::new(0, options.size).unwrap_or_default(), |entry| {
             data.add(entry);
             Ok::<_, block::Error>(())
         })?;
@@ -66,7 +66,8 @@ fn measured(new: &NewDisk, data: u64) -> Result<Measurement, Error> {
         .and_then(|clusters| clusters.checked_add(metadata))
         .ok_or_else(|| Error::InvalidOptions("the disk is too large".to_owned()))?;
     let at_first = metadata.saturating_add(data);
-    let required = if options.preallocation == Preallocation::Full { fully_allocated } else { at_first };
+    let whole = matches!(options.preallocation, Preallocation::Full | Preallocation::Falloc);
+    let required = if whole { fully_allocated } else { at_first };
     Ok(Measurement { required, fully_allocated, bitmaps: None })
 }
 

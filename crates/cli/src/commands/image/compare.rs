@@ -34,7 +34,7 @@ pub(super) struct Args {
     /// The sizes must be the same as well, and what is allocated
     #[arg(short = 's', long)]
     strict: bool,
-    /// Show progress; it shows by itself after a second on a terminal
+    /// Print progress; a bar shows by itself after a second on a terminal
     #[arg(short = 'p', long)]
     progress: bool,
     /// Say nothing
@@ -68,6 +68,14 @@ enum CacheMode {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let compared = compare(args, context);
+    if args.progress && !args.quiet {
+        context.write_out(b"\n")?;
+    }
+    compared
+}
+
+fn compare(args: &Args, context: &Context) -> Result<(), CommandError> {
     let open = |name, format: &Option<String>| -> Result<Disk, CommandError> {
         let reference = ImageReference::parse(name, format.as_deref(), args.image_opts)?.shared(args.force_share);
         reference.open(context, args.trust)
@@ -76,15 +84,14 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let second = open(&args.second, &args.second_format).map_err(|error| error.with_status(NOT_OPENED))?;
     let say = |line: &str| if args.quiet { Ok(()) } else { print_line(context, line) };
     let sizes = [first.size(), second.size()].map(|size| size.next_multiple_of(512));
+    let (shorter, longer) = (sizes[0].min(sizes[1]), sizes[0].max(sizes[1]));
+    let watch = Watch::new(context, "comparing", longer, args.quiet).percent(args.progress && !args.quiet)?;
     if args.strict && sizes[0] != sizes[1] {
         say("Strict mode: Image size mismatch!")?;
         return Err(CommandError::answer(DIFFERENT));
     }
-    let (shorter, longer) = (sizes[0].min(sizes[1]), sizes[0].max(sizes[1]));
-    let watch = Watch::new(context, "comparing", longer, args.quiet);
     let how = CompareOptions { strict: args.strict, threads: threads() };
     let compared = image::compare(&first, &second, &how, &|offset| watch.tell(offset));
-    drop(watch);
     // What stopped the work is the signal, not the read that noticed it.
     context.interrupt().check()?;
     let compared = compared.map_err(|error| match error {
@@ -100,7 +107,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         say("Warning: Image size mismatch!")?;
     }
     match compared {
-        Comparison::Identical => return say("Images are identical."),
+        Comparison::Identical => {
+            watch.complete()?;
+            drop(watch);
+            return say("Images are identical.");
+        }
         Comparison::Content(offset) => say(&format!("Content mismatch at offset {offset}!"))?,
         Comparison::Storage(offset) => say(&format!("Strict mode: Offset {offset} block status mismatch!"))?,
     }

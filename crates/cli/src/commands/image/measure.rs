@@ -7,6 +7,7 @@ use imgcore::image::{self, Format, NewDisk};
 use imgcore::qcow2::NewBacking;
 use serde::Serialize;
 
+use super::convert_options::{Snapshot, snapshot};
 use super::options::CreateOptions;
 use super::output::Output;
 use super::reference::{SourceArgs, parse_format};
@@ -33,6 +34,9 @@ pub(super) struct Args {
     /// An empty image with a disk of this size
     #[arg(short = 's', long, value_name = "SIZE")]
     size: Option<Size>,
+    /// Measure a snapshot inside the image: its id or name, or snapshot.name=NAME
+    #[arg(short = 'l', long, value_name = "SNAPSHOT", value_parser = snapshot)]
+    snapshot: Option<Snapshot>,
     /// Print JSON for programs or text for people
     #[arg(long, value_name = "FORM", default_value = "human")]
     output: Output,
@@ -59,16 +63,22 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let mut wanted = CreateOptions::parse(format.name(), &args.options)?;
     // Whether there is one matters, and nothing about it; the data file does not even matter.
     let backed = wanted.backing_file.take().is_some();
-    (wanted.data_file, wanted.data_file_raw) = (None, None);
+    (wanted.backing_format, wanted.data_file, wanted.data_file_raw) = (None, None, None);
     let measured = match (args.size, &args.image) {
-        (Some(size), None) if args.source.format.is_none() && !args.source.image_opts => {
+        (Some(size), None) if args.source.format.is_none() && !args.source.image_opts && args.snapshot.is_none() => {
             image::measure_new(&wanted.new_disk(format, size.0)?)?
         }
-        (Some(_), None) => return Err(usage("`--image-opts` and `-f` are about an image, and there is none")),
+        (Some(_), None) => return Err(usage("`--image-opts`, `-f` and `-l` are about an image, and there is none")),
         (None, Some(name)) => {
             let reference = args.source.reference(name)?.shared(args.force_share);
-            let disk = reference.open(context, args.source.trust)?;
-            let new = with_backing(wanted.new_disk(format, disk.size())?, backed && format == Format::Qcow2);
+            let mut disk = reference.open(context, args.source.trust)?;
+            // As in qemu-img, a snapshot is measured as if the disk had been as large as now.
+            let size = disk.size();
+            if let Some(wanted) = &args.snapshot {
+                let snapshot = wanted.find(&disk)?;
+                disk.show_snapshot(&snapshot)?;
+            }
+            let new = with_backing(wanted.new_disk(format, size)?, backed && format == Format::Qcow2);
             image::measure(&disk, &new)?
         }
         (Some(_), Some(_)) => return Err(usage("`--size` and an image cannot be used together")),

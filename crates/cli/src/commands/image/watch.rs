@@ -54,11 +54,17 @@ impl<'a> Watch<'a> {
     ///
     /// As [`Context::write_out`].
     pub(super) fn finish(self) -> Result<(), CommandError> {
-        if self.printed.is_none() {
-            return Ok(());
-        }
-        self.print(WHOLE)?;
-        self.context.write_out(b"\n")
+        self.complete()?;
+        if self.printed.is_some() { self.context.write_out(b"\n") } else { Ok(()) }
+    }
+
+    /// As [`Watch::finish`], but the line goes on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Context::write_out`].
+    pub(super) fn complete(&self) -> Result<(), CommandError> {
+        if self.printed.is_some() { self.print(WHOLE) } else { Ok(()) }
     }
 
     fn print(&self, hundredths: u64) -> Result<(), CommandError> {

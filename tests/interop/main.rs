@@ -1,6 +1,7 @@
 //! Do other programs agree: what they wrote is read, what vmimg wrote they judge.
 
 mod bitmaps;
+mod check;
 mod commit;
 mod compare;
 mod convert;

@@ -143,13 +143,13 @@ fn split(bitmap: u64) -> (u32, u32) {
     (low, u32::try_from(bitmap.wrapping_shr(32)).unwrap_or(0))
 }
 
-const COPIED: u64 = 1 << 63;
-const COMPRESSED: u64 = 1 << 62;
-const ZERO: u64 = 1;
+pub(super) const COPIED: u64 = 1 << 63;
+pub(super) const COMPRESSED: u64 = 1 << 62;
+pub(super) const ZERO: u64 = 1;
 /// Bits 9-55.
-const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// Bits 0-55.
-const COMPRESSED_OFFSET: u64 = 0x00ff_ffff_ffff_ffff;
+pub(super) const COMPRESSED_OFFSET: u64 = 0x00ff_ffff_ffff_ffff;
 
 #[cfg(test)]
 mod tests {

@@ -16,6 +16,7 @@
 mod backing;
 mod bitmap;
 mod cache;
+mod check;
 mod compression;
 mod content;
 mod counts;
@@ -45,6 +46,7 @@ mod write;
 mod writing;
 
 pub use bitmap::{Bitmap, BitmapChange, BitmapError, Bits, NewBitmap};
+pub use check::Check;
 pub use compression::{Compression, Deflater};
 pub use content::Content;
 pub use create::create;
@@ -65,6 +67,8 @@ mod cut;
 mod tests;
 #[cfg(test)]
 mod tests_bitmap;
+#[cfg(test)]
+mod tests_check;
 #[cfg(test)]
 mod tests_cut;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bitmap;
+mod check;
 mod commit;
 mod compare;
 mod convert;
@@ -59,6 +60,8 @@ enum Verb {
     Resize(resize::Args),
     /// List, take, apply or delete snapshots inside an image
     Snapshot(snapshot::Args),
+    /// Check whether an image is sound
+    Check(check::Args),
     /// Change a persistent bitmap of an image
     Bitmap(bitmap::Args),
     /// Write what an image holds into the image below it
@@ -89,6 +92,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         Verb::Convert(args) => convert::run(args, context),
         Verb::Resize(args) => resize::run(&args, context),
         Verb::Snapshot(args) => snapshot::run(&args, context),
+        Verb::Check(args) => check::run(&args, context),
         Verb::Bitmap(args) => bitmap::run(&args, context),
         Verb::Commit(args) => commit::run(&args, context),
         Verb::Rebase(args) => rebase::run(&args, context),

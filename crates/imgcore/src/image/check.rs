@@ -1,0 +1,25 @@
+use std::path::Path;
+
+use super::disk::Layer;
+use super::open::open_layer;
+use super::{Error, OpenOptions};
+use crate::qcow2::Check;
+
+/// Checks the image at `path`. Nothing that it names is opened, and nothing is written.
+///
+/// Returns `None` for a format that has nothing to check.
+///
+/// # Errors
+///
+/// As [`super::open`]; [`Error::Qcow2`] also when an image cannot be checked at all.
+pub fn check(path: &Path, options: &OpenOptions) -> Result<Option<Check>, Error> {
+    let options = OpenOptions { follow: false, ..*options };
+    let disk = open_layer(path, &options, &mut Vec::new())?;
+    match &disk.layer {
+        Layer::Raw(_) => Ok(None),
+        Layer::Qcow2(image) => {
+            let check = image.check().map_err(|source| Error::Qcow2 { path: path.to_owned(), source })?;
+            Ok(Some(check))
+        }
+    }
+}

@@ -64,6 +64,10 @@ impl From<image::Error> for CommandError {
             image::Error::WouldShrink { .. } => {
                 (ErrorKind::Refused, Some("`--shrink` allows it: what is behind the new end is lost"))
             }
+            image::Error::Qcow2 { source: qcow2::Error::Unsupported(qcow2::Unsupported::Encryption(_)), .. } => (
+                ErrorKind::Unsupported,
+                Some("QEMU's own `qemu-img convert`, with the secret, makes a copy that is not encrypted"),
+            ),
             image::Error::Qcow2 { source: qcow2::Error::NotQcow2, .. } => {
                 (ErrorKind::Corrupt, Some("`-f raw` opens what is not qcow2"))
             }

@@ -7,7 +7,7 @@ use imgcore::block::{self, ByteRange};
 use imgcore::image::{self, CommitOptions};
 
 use super::reference::SourceArgs;
-use super::watch::{Rate, Watch, threads};
+use super::watch::{READERS, Rate, Watch, threads};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::output::print_line;
@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         }
         watch.advance(piece.len())
     };
-    let how = CommitOptions { open, base: base.as_deref(), keep: args.drop, threads: threads() };
+    let how = CommitOptions { open, base: base.as_deref(), keep: args.drop, threads: threads().min(READERS) };
     let committed = image::commit(&path, &how, &tell);
     // What stopped the work is the signal, not the read that noticed it.
     context.interrupt().check()?;

@@ -7,7 +7,7 @@ use imgcore::image::{self, Format, OpenOptions, RebaseOptions};
 use imgcore::qcow2::NewBacking;
 
 use super::reference::SourceArgs;
-use super::watch::{Watch, threads};
+use super::watch::{READERS, Watch, threads};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::open::open_writable;
@@ -68,7 +68,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         return Ok(image::record_backing(&mut disk, backing.as_ref())?);
     }
     let watch = Watch::new(context, "rebasing", disk.size(), args.quiet);
-    let options = RebaseOptions { open: how, threads: threads(), compress: args.compress };
+    let options = RebaseOptions { open: how, threads: threads().min(READERS), compress: args.compress };
     let rebased = image::rebase(&mut disk, backing.as_ref(), &options, &|offset| watch.tell(offset));
     // What stopped the work is the signal, not the read that noticed it.
     context.interrupt().check()?;

@@ -176,6 +176,9 @@ const PERCENT: u64 = 100;
 /// How long nobody looks whether a signal has come.
 const NAP: Duration = Duration::from_millis(50);
 
+/// The most threads that read beside one that writes: each holds some MiB.
+pub(super) const READERS: usize = 4;
+
 /// Returns how many threads read an image: more than that wait for the file.
 pub(super) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(8)

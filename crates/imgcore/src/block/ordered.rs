@@ -1,7 +1,8 @@
+use std::collections::HashMap;
 use std::hint;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
 
 /// Runs `work` on every item in `threads` threads, and then `sink` in the order of the items, one at a time.
 ///
@@ -96,19 +97,13 @@ struct Turns<E> {
     next: AtomicU64,
     stopped: AtomicBool,
     error: Mutex<Option<E>>,
-    asleep: Mutex<()>,
-    wake: Condvar,
+    /// Who sleeps until the turn of an item.
+    asleep: Mutex<HashMap<u64, Thread>>,
 }
 
 impl<E> Default for Turns<E> {
     fn default() -> Self {
-        Self {
-            next: AtomicU64::new(0),
-            stopped: AtomicBool::new(false),
-            error: Mutex::new(None),
-            asleep: Mutex::new(()),
-            wake: Condvar::new(),
-        }
+        Self { next: AtomicU64::new(0), stopped: AtomicBool::new(false), error: Mutex::new(None), asleep: Mutex::default() }
     }
 }
 
@@ -116,26 +111,30 @@ impl<E> Turns<E> {
     /// Waits until it is the turn of item `index`, and returns whether that came.
     fn wait_for(&self, index: u64) -> bool {
         let over = || self.stopped.load(Ordering::Acquire) || self.next.load(Ordering::Acquire) == index;
-        // The turn is often about to come, and to be woken costs more than that.
-        for _ in 0..SPINS {
+        // Whoever is next is so soon, and to be woken costs more than that.
+        let soon = index.saturating_sub(self.next.load(Ordering::Acquire)) <= 1;
+        for _ in 0..if soon { SPINS } else { 0 } {
             if over() {
                 break;
             }
             hint::spin_loop();
         }
-        let mut asleep = lock(&self.asleep);
-        while !over() {
-            asleep = self.wake.wait(asleep).unwrap_or_else(PoisonError::into_inner);
+        if !over() {
+            lock(&self.asleep).insert(index, thread::current());
+            // The turn may have come before that was seen.
+            while !over() {
+                thread::park();
+            }
+            lock(&self.asleep).remove(&index);
         }
-        drop(asleep);
         !self.stopped.load(Ordering::Acquire)
     }
 
     fn pass_on(&self) {
-        self.next.fetch_add(1, Ordering::AcqRel);
-        // Whoever has looked in vain is asleep once this lock is free.
-        drop(lock(&self.asleep));
-        self.wake.notify_all();
+        let next = self.next.fetch_add(1, Ordering::AcqRel).saturating_add(1);
+        if let Some(sleeper) = lock(&self.asleep).get(&next) {
+            sleeper.unpark();
+        }
     }
 
     fn stop(&self, error: E) {
@@ -145,8 +144,7 @@ impl<E> Turns<E> {
 
     fn end(&self) {
         self.stopped.store(true, Ordering::Release);
-        drop(lock(&self.asleep));
-        self.wake.notify_all();
+        lock(&self.asleep).values().for_each(Thread::unpark);
     }
 }
 
@@ -164,7 +162,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Looks before sleeping: some ten microseconds.
-const SPINS: u32 = 1 << 10;
+const SPINS: u32 = 1 << 9;
 
 #[cfg(test)]
 mod tests {

@@ -227,8 +227,9 @@ impl<'a, T: Resize + ?Sized> NewImage<'a, T> {
     /// Makes the target reach up to `end`, with some room for what will follow.
     fn reach(&mut self, end: u64) -> Result<(), Error> {
         let size = self.target.size();
-        if end > size {
-            self.target.resize(end.saturating_add(end.min(ROOM)))?;
+        // A device may have room for no more than this.
+        if end > size && self.target.resize(end.saturating_add(end.min(ROOM))).is_err() {
+            self.target.resize(end)?;
         }
         Ok(())
     }

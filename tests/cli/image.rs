@@ -524,3 +524,73 @@ fn the_version_has_the_words_that_scripts_look_for() {
     assert_eq!(sandbox().done("image -V"), version);
     assert!(sandbox().done("image --help").contains("Usage: vmimg image"));
 }
+
+#[test]
+fn amend_takes_and_refuses_what_qemu_img_does() {
+    let sandbox = sandbox();
+    let qemu = |line: &str| sandbox.tool("qemu-img").args(line.split_whitespace()).run();
+    qemu("create -q -f raw base.raw 1M");
+    for name in ["ours.qcow2", "theirs.qcow2"] {
+        qemu(&format!("create -q -f qcow2 -b base.raw -F raw {name}"));
+    }
+    for line in [
+        "-o compat=0.10 IMG",
+        "-o refcount_bits=8 IMG",
+        "-o lazy_refcounts=on IMG",
+        "-o compat=0.10,lazy_refcounts=off,refcount_bits=16 IMG",
+        "-f qcow2 -o compat=1.1 -o lazy_refcounts=on IMG",
+        "-o compat=v2,refcount_bits=8 IMG",
+        "-q -p -t none --force -o compat=v3,refcount_bits=64 IMG",
+        "-o compat=0.10 IMG",
+        "-t nonsense -o refcount_bits=1 IMG",
+        "-o refcount_bits=1 IMG",
+        "-o refcount_bits=3 IMG",
+        "-o refcount_bits=0 IMG",
+        "-o refcount_bits=128 IMG",
+        "-o lazy_refcounts=maybe IMG",
+        "-o compat=2 IMG",
+        "-o size=3M IMG",
+        "-o size=2M IMG",
+        "-o size=0 IMG",
+        "-o size=1000 IMG",
+        "-o size=-1 IMG",
+        "-o cluster_size=65536 IMG",
+        "-o preallocation=off IMG",
+        "-o extended_l2=off IMG",
+        "-o compression_type=zlib IMG",
+        "-o encryption=off IMG",
+        "-o nocow=off IMG",
+        "-o encrypt.state=active IMG",
+        "-o nonsense=1 IMG",
+        "-o backing_file=base.raw IMG",
+        "-o backing_fmt=raw IMG",
+        "-o backing_file=base.raw,backing_fmt=raw IMG",
+        "-o backing_file=other.raw,backing_fmt=raw IMG",
+        "-o data_file=data IMG",
+        "-o data_file_raw=on IMG",
+        "-o data_file_raw=off IMG",
+        "-o compat=0.10 -o refcount_bits=16 IMG",
+        "-o lazy_refcounts=off missing.qcow2",
+        "-f raw -o size=1M base.raw",
+        "-o size=1M base.raw",
+        "-o lazy_refcounts=off",
+        "IMG",
+    ] {
+        let words =
+            |name: &str| format!("amend {line}").replace("IMG", name).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let theirs = sandbox.tool("qemu-img").args(words("theirs.qcow2")).output();
+        let ours = sandbox.program().arg("image").args(words("ours.qcow2")).output();
+        assert_eq!(ours.status.code(), theirs.status.code(), "{line}\n{}", String::from_utf8_lossy(&ours.stderr));
+        let info = |name: &str| {
+            qemu(&format!("info {name}"))
+                .lines()
+                .filter(|line| !line.contains(name) && !line.contains("length") && !line.contains("disk size"))
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        assert_eq!(info("ours.qcow2"), info("theirs.qcow2"), "{line}");
+        qemu("check -q ours.qcow2");
+    }
+    let list = |text: String| text.lines().filter(|line| !line.contains("encrypt.")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(list(sandbox.done("image amend -f qcow2 -o help")), list(qemu("amend -f qcow2 -o help")));
+}

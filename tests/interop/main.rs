@@ -1,5 +1,6 @@
 //! Do other programs agree: what they wrote is read, what vmimg wrote they judge.
 
+mod amend;
 mod bitmaps;
 mod check;
 mod commit;

@@ -76,6 +76,9 @@ pub enum Unsupported {
     /// More references to a cluster than a refcount of so many bits can count.
     #[error("more references to a cluster than refcounts of {0} bits can count")]
     References(u32),
+    /// Compressed clusters that version 2 cannot have.
+    #[error("clusters compressed with zstd in version 2")]
+    Compressed,
     /// Changing the size in this way.
     #[error("{0}")]
     Resize(&'static str),

@@ -20,7 +20,7 @@ pub enum Version {
 }
 
 /// The checked header of an image.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Header {
     pub(super) version: Version,
     pub(super) geometry: Geometry,
@@ -146,6 +146,13 @@ impl Header {
     /// Returns the contents of the extension of `kind`.
     pub(super) fn extension(&self, kind: u32) -> Option<&[u8]> {
         self.extensions.iter().find(|extension| extension.kind == kind).map(|extension| extension.data.as_slice())
+    }
+
+    /// Gives up the names of features where there is no room for them.
+    pub(super) fn drop_names_without_room(&mut self) {
+        if self.encode().is_err() {
+            self.extensions.retain(|extension| extension.kind != Extension::FEATURE_NAMES);
+        }
     }
 
     /// Returns the stored form: header, extensions and backing name.

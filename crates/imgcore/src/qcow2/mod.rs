@@ -13,6 +13,7 @@
 //!
 //! QEMU's docs/interop/qcow2.rst.
 
+mod amend;
 mod backing;
 mod bitmap;
 mod cache;
@@ -45,6 +46,7 @@ mod view;
 mod write;
 mod writing;
 
+pub use amend::AmendOptions;
 pub use bitmap::{Bitmap, BitmapChange, BitmapError, Bits, NewBitmap};
 pub use check::Check;
 pub use compression::{Compression, Deflater};
@@ -65,6 +67,8 @@ pub use write::{Effort, write_image, write_image_beside, write_image_with};
 mod cut;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_amend;
 #[cfg(test)]
 mod tests_bitmap;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::{Content, CreateOptions, Deflater, Effort, Image, NewBacking, NewSnap
 use crate::block::{BlockRead, BlockWrite, ByteRange, Hole, MemoryDisk, Resize};
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Write(u64, u64, u8),
     Compress(u64),
     Zero(u64, u64),
@@ -20,22 +20,22 @@ enum Step {
 }
 
 #[derive(Clone, Debug)]
-struct Case {
-    options: CreateOptions,
+pub(super) struct Case {
+    pub(super) options: CreateOptions,
     compressed: bool,
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
 }
 
 /// What an image should hold.
 #[derive(Clone, Debug, Eq, PartialEq)]
-struct Model {
+pub(super) struct Model {
     active: Vec<u8>,
-    snapshots: Vec<(String, Vec<u8>)>,
+    pub(super) snapshots: Vec<(String, Vec<u8>)>,
 }
 
 const BASE: usize = 150_000;
 
-fn cases() -> impl Strategy<Value = Case> {
+pub(super) fn cases() -> impl Strategy<Value = Case> {
     let bits = prop_oneof![4 => Just(9_u32), 2 => Just(12), 2 => Just(14), 1 => Just(16)];
     (bits, 2_u32..=6, any::<(bool, bool, bool)>()).prop_flat_map(|(bits, order, (v2, extended, backed))| {
         let cluster = 1_u64 << bits;
@@ -71,7 +71,7 @@ fn base(options: &CreateOptions) -> Option<Arc<MemoryDisk>> {
 }
 
 /// Returns what is in the image now: the disk and its snapshots.
-fn state(bytes: &[u8], base: Option<&Arc<MemoryDisk>>) -> Model {
+pub(super) fn state(bytes: &[u8], base: Option<&Arc<MemoryDisk>>) -> Model {
     let image = Image::open(MemoryDisk::new(bytes.to_vec())).unwrap();
     let snapshots = image.snapshots().unwrap();
     let of_snapshot = |snapshot: &super::Snapshot| {
@@ -84,17 +84,17 @@ fn state(bytes: &[u8], base: Option<&Arc<MemoryDisk>>) -> Model {
     Model { active: contents(bytes, base), snapshots: snapshots.iter().map(of_snapshot).collect() }
 }
 
-struct Machine {
-    image: Image<Recorder>,
-    changes: Changes,
-    base: Option<Arc<MemoryDisk>>,
-    model: Model,
+pub(super) struct Machine {
+    pub(super) image: Image<Recorder>,
+    pub(super) changes: Changes,
+    pub(super) base: Option<Arc<MemoryDisk>>,
+    pub(super) model: Model,
     /// How often a snapshot was taken.
     taken: usize,
 }
 
 impl Machine {
-    fn new(case: &Case) -> (Self, Vec<u8>) {
+    pub(super) fn new(case: &Case) -> (Self, Vec<u8>) {
         let base = base(&case.options);
         let mut storage = MemoryDisk::default();
         let size = case.options.size;
@@ -123,7 +123,7 @@ impl Machine {
     }
 
     /// Does one thing, and returns whether it is one that a cut must leave undone or done.
-    fn step(&mut self, step: &Step) -> bool {
+    pub(super) fn step(&mut self, step: &Step) -> bool {
         let size = self.model.active.len() as u64;
         let range = |at: u64, len: u64| ByteRange::new(at.min(size), (at.min(size) + len).min(size)).unwrap();
         let span = |range: ByteRange| range.start() as usize..range.end() as usize;

@@ -1,5 +1,6 @@
 //! `vmimg image`: qemu-img's verbs, spelling, output and exit codes.
 
+mod amend;
 mod bench;
 mod bitmap;
 mod check;
@@ -60,6 +61,8 @@ enum Verb {
     Resize(resize::Args),
     /// List, take, apply or delete snapshots inside an image
     Snapshot(snapshot::Args),
+    /// Change the properties of an image
+    Amend(amend::Args),
     /// Check whether an image is sound
     Check(check::Args),
     /// Change a persistent bitmap of an image
@@ -92,6 +95,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         Verb::Convert(args) => convert::run(args, context),
         Verb::Resize(args) => resize::run(&args, context),
         Verb::Snapshot(args) => snapshot::run(&args, context),
+        Verb::Amend(args) => amend::run(&args, context),
         Verb::Check(args) => check::run(&args, context),
         Verb::Bitmap(args) => bitmap::run(&args, context),
         Verb::Commit(args) => commit::run(&args, context),

@@ -6,7 +6,7 @@
 //!
 //! A cut before the end leaves the bitmaps in use, which says that they may have missed something.
 
-use super::store::{Sizes, follow, put_directory};
+use super::store::{Sizes, follow, give_up, put_directory};
 use super::{Bitmap, BitmapError, Bits, IN_USE};
 use crate::block::{ByteRange, Resize};
 use crate::qcow2::error::Error;
@@ -159,6 +159,14 @@ impl<S: Resize> Image<S> {
 }
 
 impl<S: Resize> Shadow<'_, S> {
+    /// Removes all bitmaps.
+    pub(in crate::qcow2) fn drop_bitmaps(&mut self) -> Result<(), Error> {
+        for bitmap in self.image().bitmaps()? {
+            give_up(self, &bitmap)?;
+        }
+        put_directory(self, &[])
+    }
+
     /// Lets all bitmaps follow a change of the disk's size, which [`Image::check_bitmaps_follow`] has allowed. None may be
     /// recording.
     pub(in crate::qcow2) fn resize_bitmaps(&mut self, size: u64) -> Result<(), Error> {

@@ -79,10 +79,7 @@ pub(super) fn put_directory<S: Resize>(shadow: &mut Shadow<'_, S>, bitmaps: &[Bi
     let place = Place { offset: put(shadow, &bytes)?, len: len_of(&bytes), count: count.ok_or(BitmapError::TooMany)? };
     shadow.header.extensions.insert(0, place.extension());
     shadow.header.autoclear |= feature::BITMAPS;
-    // Names of features are dropped where there is no room for them.
-    if shadow.header.encode().is_err() {
-        shadow.header.extensions.retain(|extension| extension.kind != Extension::FEATURE_NAMES);
-    }
+    shadow.header.drop_names_without_room();
     Ok(())
 }
 

@@ -133,6 +133,12 @@ impl<S: Resize> Shadow<'_, S> {
         Ok(self.image.storage.write_all_at(bytes, host.0)?)
     }
 
+    /// Makes clusters that were allocated here read as zeros.
+    pub(super) fn write_zeroes(&mut self, host: HostOffset, len: u64) -> Result<(), Error> {
+        self.image.reach(host.plus(len).0)?;
+        Ok(self.image.storage.write_zeroes_at(ByteRange::at(host.0, len).unwrap_or_default(), Hole::Allow)?)
+    }
+
     /// Puts the new state in force, durably.
     ///
     /// # Errors

@@ -175,7 +175,12 @@ impl<S: Resize> Shadow<'_, S> {
     fn table(&self, word: u64) -> Result<Option<(HostOffset, Vec<u64>)>, Error> {
         let geometry = self.header.geometry;
         let Some((host, _)) = decode_l1(word, geometry, 0)? else { return Ok(None) };
-        Ok(Some((host, read_words(&self.image().storage, "L2 table", host, geometry.words(1))?)))
+        Ok(Some((host, self.table_at(host)?)))
+    }
+
+    /// Reads the L2 table at `host`.
+    pub(in crate::qcow2) fn table_at(&self, host: HostOffset) -> Result<Vec<u64>, Error> {
+        read_words(&self.image().storage, "L2 table", host, self.header.geometry.words(1))
     }
 
     /// Adds a way to the table at `host`.

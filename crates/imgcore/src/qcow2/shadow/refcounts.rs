@@ -1,5 +1,7 @@
 //! Refcounts as they will be: blocks that change are copied to free clusters, and so is their table.
 
+mod width;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -96,14 +98,19 @@ impl<'a> NewRefcounts<'a> {
     /// Returns the refcount of a cluster as it is stored.
     fn stored<S: BlockRead>(&mut self, storage: &S, cluster: u64) -> Result<u64, Error> {
         let (index, place) = split(self.old, cluster);
-        let Some(offset) = self.block_offset(&self.old_table, index)? else { return Ok(0) };
+        let order = self.old.refcount_order;
+        Ok(self.look_at(storage, index)?.map_or(0, |bytes| refcount_block::get(bytes, place, order)))
+    }
+
+    /// Returns a block as it is stored.
+    fn look_at<S: BlockRead>(&mut self, storage: &S, index: u64) -> Result<Option<&[u8]>, Error> {
+        let Some(offset) = self.block_offset(&self.old_table, index)? else { return Ok(None) };
         if self.looked_at.as_ref().is_none_or(|(last, _)| *last != index) {
             let mut bytes = self.looked_at.take().map_or_else(|| vec![0; self.old.cluster_len()], |(_, bytes)| bytes);
             read_stored(storage, "refcount block", offset, &mut bytes)?;
             self.looked_at = Some((index, bytes));
         }
-        let bytes = self.looked_at.as_ref().map(|(_, bytes)| bytes.as_slice()).unwrap_or_default();
-        Ok(refcount_block::get(bytes, place, self.old.refcount_order))
+        Ok(self.looked_at.as_ref().map(|(_, bytes)| bytes.as_slice()))
     }
 
     fn block_offset(&self, table: &[u64], index: u64) -> Result<Option<HostOffset>, Error> {
@@ -320,22 +327,6 @@ impl<'a> NewRefcounts<'a> {
         Ok(())
     }
 
-    /// Fills a block with the stored refcounts in the new width.
-    fn convert_block<S: BlockRead>(&mut self, storage: &S, index: u64, bytes: &mut [u8]) -> Result<(), Error> {
-        let entries = self.new.refcount_block_entries();
-        let first = index.saturating_mul(entries);
-        for place in 0..entries {
-            let count = self.stored(storage, first.saturating_add(place))?;
-            if count > self.new.refcount_max() {
-                return Err(Unsupported::References(self.new.refcount_bits()).into());
-            }
-            if count > 0 {
-                refcount_block::set(bytes, to_usize(place), self.new.refcount_order, count);
-            }
-        }
-        Ok(())
-    }
-
     /// Returns a block that has a new place.
     fn block<S: Resize>(&mut self, storage: &mut S, index: u64) -> Result<&mut Block, Error> {
         if !self.blocks.contains_key(&index) {
@@ -395,22 +386,6 @@ impl<'a> NewRefcounts<'a> {
         }
         storage.write_all_at(&table, offset.0)?;
         Ok(Some((offset, clusters)))
-    }
-
-    /// Copies every block into the new width.
-    fn convert_all<S: Resize>(&mut self, storage: &mut S) -> Result<(), Error> {
-        let (old, new) = (self.old.refcount_block_entries(), self.new.refcount_block_entries());
-        for index in 0..to_u64(self.old_table.len()) {
-            let Some(block) = self.block_offset(&self.old_table, index)? else { continue };
-            let mut cluster = index.saturating_mul(old);
-            let end = cluster.saturating_add(old);
-            while cluster < end {
-                self.change(storage, cluster, 0)?;
-                cluster = cluster.saturating_add(new);
-            }
-            self.change(storage, self.old.index(block.0), -1)?;
-        }
-        Ok(())
     }
 
     /// Finds a place for the table, whose clusters may need one more block.

@@ -103,13 +103,13 @@ impl<S: Resize> Image<S> {
 
 impl<S: Resize> Shadow<'_, S> {
     /// Reads the L1 table of a snapshot.
-    fn snapshot_l1(&mut self, snapshot: &Snapshot) -> Result<L1, Error> {
+    pub(in crate::qcow2) fn snapshot_l1(&mut self, snapshot: &Snapshot) -> Result<L1, Error> {
         snapshot.check_l1(&self.header)?;
         self.read_l1(snapshot.l1_offset, snapshot.l1_entries)
     }
 
     /// Puts another snapshot table in the place of the old one.
-    fn replace_snapshots(&mut self, old: &[Snapshot], new: &[Snapshot]) -> Result<(), Error> {
+    pub(in crate::qcow2) fn replace_snapshots(&mut self, old: &[Snapshot], new: &[Snapshot]) -> Result<(), Error> {
         let (place, len) = (self.header.snapshots_offset, old.iter().map(|snapshot| to_u64(snapshot.stored_len())).sum());
         self.refer(place, len, -1)?;
         let bytes = encode(new)?;

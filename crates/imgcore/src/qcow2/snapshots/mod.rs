@@ -66,6 +66,7 @@ pub enum SnapshotError {
     #[error("a snapshot cannot be applied to an image with persistent bitmaps")]
     Bitmaps,
     /// The clusters are in an external data file, which holds one state alone.
+    /// The disk is in a file of its own.
     #[error("an image with an external data file has no snapshots")]
     DataFile,
     /// Every number is taken.

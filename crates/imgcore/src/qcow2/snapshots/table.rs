@@ -99,6 +99,18 @@ impl Snapshot {
         }
     }
 
+    /// Adds what version 3 requires, for a disk of `disk_size` bytes, and returns whether anything was missing.
+    ///
+    /// Spec: "Version 3 images must include extra data at least up to byte 55."
+    pub(in crate::qcow2) fn complete(&mut self, disk_size: u64) -> bool {
+        let missing = self.disk_size.is_none();
+        if missing {
+            self.stored.extra = [self.vm_state_size, disk_size].map(u64::to_be_bytes).concat();
+            self.disk_size = Some(disk_size);
+        }
+        missing
+    }
+
     /// Returns the number that an id begins with.
     pub(super) fn number(&self) -> u64 {
         let digits = self.id.find(|c: char| !c.is_ascii_digit()).unwrap_or(self.id.len());

@@ -11,7 +11,7 @@ use crate::qcow2::table::{encode_words, word_offset};
 
 impl<S: Resize> Image<S> {
     /// Sets a smaller size; what lay behind it is free.
-    pub(super) fn shrink(&mut self, size: u64) -> Result<(), Error> {
+    pub(in crate::qcow2) fn shrink(&mut self, size: u64) -> Result<(), Error> {
         self.check_size(size)?;
         self.check_bitmaps_follow(size)?;
         self.close()?;

@@ -124,3 +124,129 @@ fn damaged_images_are_judged_as_qemu_img_judges_them() {
         }
     }
 }
+
+/// All bytes of the disk, as QEMU reads them.
+fn content(image: &Path) -> Vec<u8> {
+    let raw = image.with_extension("raw");
+    Tool::new("qemu-img").args(["convert", "-f", "qcow2", "-O", "raw"]).arg(image).arg(&raw).run();
+    std::fs::read(raw).unwrap()
+}
+
+#[test]
+fn repaired_refcounts_and_flags_are_sound_for_qemu_img_and_the_disk_is_the_same() {
+    let sandbox = sandbox();
+    for (seed, (options, size)) in GEOMETRIES.iter().enumerate() {
+        let mut bench = Bench::new(200 + seed as u64);
+        let image = full_image(&mut bench, options, *size);
+        let (sound, old) = (std::fs::read(&image).unwrap(), content(&image));
+        let word = |at: usize| u64::from_be_bytes(sound[at..at + 8].try_into().unwrap()) as usize;
+        let cluster = 1_usize << sound[23];
+        let block = word(word(48));
+        let used = sound[block..block + cluster].iter().rposition(|byte| *byte != 0).unwrap() as u64 + 1;
+        for round in 0..6 {
+            let mut bytes = sound.clone();
+            for _ in 0..=bench.below(4) {
+                match bench.below(4) {
+                    0 => bytes[word(40)] ^= 0x80,
+                    // A block of refcounts that is gone.
+                    1 if round == 5 => bytes[word(48)..word(48) + 8].fill(0),
+                    _ => bytes[block + bench.below(used) as usize] ^= 1 << bench.below(8),
+                }
+            }
+            std::fs::write(&image, &bytes).unwrap();
+            let found = theirs(&image);
+            let done = sandbox.program().args(["image", "check", "-r", "all", "--output=json"]).arg(&image).output();
+            let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+            assert_eq!(done.status.code(), Some(0), "{options}, round {round}: {done:?}");
+            let judged = theirs(&image);
+            assert_eq!(judged.status, Some(0), "{options}, round {round}: {judged:?}");
+            assert_eq!(found.status == Some(0), report["leaks-fixed"].is_null() && report["corruptions-fixed"].is_null());
+            assert!(content(&image) == old, "{options}, round {round}");
+        }
+    }
+}
+
+#[test]
+fn a_repair_says_what_qemu_img_says_of_leaks() {
+    let sandbox = sandbox();
+    let bench = Bench::new(0);
+    let (ours, theirs) = (bench.path("ours.qcow2"), bench.path("theirs.qcow2"));
+    Tool::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&ours).arg("4M").run();
+    Tool::new("qemu-io").args(["-c", "write 0 1M"]).arg(&ours).run();
+    let mut bytes = std::fs::read(&ours).unwrap();
+    let size = bytes.len();
+    bytes.resize(size + (1 << 20), 0);
+    // Refcounts of 16 bits begin at byte 0x20000 of such an image: a cluster behind the last, and one that is counted twice.
+    bytes[0x20000 + size / 65536 * 2 + 7] = 1;
+    bytes[0x20000 + 2 * 6 + 1] = 2;
+    for what in ["leaks", "all"] {
+        for output in ["--output=human", "--output=json"] {
+            std::fs::write(&ours, &bytes).unwrap();
+            std::fs::write(&theirs, &bytes).unwrap();
+            let run = |tool: Tool, image: &Path| {
+                let output = tool.args(["check", output, "-r", what]).arg(image).output();
+                let stdout = String::from_utf8_lossy(&output.stdout).replace("theirs.qcow2", "ours.qcow2");
+                let value = serde_json::from_str::<Value>(&stdout).ok();
+                (output.status.code(), value.clone(), if value.is_some() { String::new() } else { stdout })
+            };
+            let told = run(sandbox.program().arg("image"), &ours);
+            let wanted = run(Tool::new("qemu-img"), &theirs);
+            // The new refcounts take other clusters: where the file ends is not the same.
+            let number = |mut told: (Option<i32>, Option<Value>, String)| {
+                told.1.as_mut().map(|report| report.as_object_mut().unwrap().remove("image-end-offset"));
+                told.2 = told.2.lines().filter(|line| !line.starts_with("Image end offset")).collect();
+                told
+            };
+            assert_eq!(number(told), number(wanted));
+        }
+    }
+    let shared = sandbox.program().args(["image", "check", "-U", "-r", "all"]).arg(&ours).output();
+    assert_eq!(shared.status.code(), Some(1));
+    let raw = bench.path("disk.raw");
+    std::fs::write(&raw, [1; 4096]).unwrap();
+    for arguments in [["-f", "raw"].as_slice(), &["-f", "raw", "-r", "all"]] {
+        let output = sandbox.program().args(["image", "check"]).args(arguments).arg(&raw).output();
+        assert_eq!(output.status.code(), Some(63));
+    }
+}
+
+#[test]
+fn an_image_that_was_not_closed_is_repaired_before_it_is_written() {
+    let sandbox = sandbox();
+    for options in ["lazy_refcounts=on", "lazy_refcounts=on,cluster_size=512,refcount_bits=1"] {
+        let bench = Bench::new(0);
+        let image = bench.path("image.qcow2");
+        Tool::new("qemu-img").args(["create", "-q", "-f", "qcow2", "-o", options]).arg(&image).arg("4M").run();
+        let killed = Tool::new("qemu-io").args(["-c", "write -P 5 0 1M", "-c", "abort"]).arg(&image).output();
+        assert!(!killed.status.success());
+        assert_eq!(ours(&sandbox, &image), theirs(&image));
+        assert_eq!(theirs(&image).status, Some(2), "its refcounts are not stored");
+        let output = sandbox.program().args(["image", "resize", "-f", "qcow2"]).arg(&image).arg("5M").output();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(theirs(&image).status, Some(0));
+        let disk = content(&image);
+        assert!(disk.len() == 5 << 20 && disk[..1 << 20].iter().all(|byte| *byte == 5));
+        // One that is marked as corrupt is not written but by a repair.
+        let mut bytes = std::fs::read(&image).unwrap();
+        bytes[79] |= 2;
+        std::fs::write(&image, &bytes).unwrap();
+        let refused = sandbox.program().args(["image", "resize", "-f", "qcow2"]).arg(&image).arg("6M").output();
+        assert!(!refused.status.success() && std::fs::read(&image).unwrap() == bytes);
+        let output = sandbox.program().args(["image", "check", "-r", "all"]).arg(&image).output();
+        assert!(output.status.success(), "{output:?}");
+        Tool::new("qemu-io").args(["-c", "write 0 4k"]).arg(&image).run();
+    }
+}
+
+#[test]
+fn what_lies_behind_the_end_of_a_file_reads_as_qemu_reads_it() {
+    let bench = Bench::new(0);
+    let image = bench.path("image.qcow2");
+    Tool::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&image).arg("4M").run();
+    Tool::new("qemu-io").args(["-c", "write -P 5 0 1M"]).arg(&image).run();
+    let file = std::fs::OpenOptions::new().write(true).open(&image).unwrap();
+    file.set_len(std::fs::metadata(&image).unwrap().len() - 300_000).unwrap();
+    let copy = bench.path("ours.raw");
+    sandbox().program().args(["image", "convert", "-f", "qcow2", "-O", "raw"]).arg(&image).arg(&copy).run();
+    assert!(std::fs::read(copy).unwrap() == content(&image));
+}

@@ -1,9 +1,9 @@
 use std::path::Path;
 
 use super::disk::Layer;
-use super::open::open_layer;
+use super::open::{open_alone, open_layer};
 use super::{Error, OpenOptions};
-use crate::qcow2::Check;
+use crate::qcow2::{Check, Repair, Repaired};
 
 /// Checks the image at `path`. Nothing that it names is opened, and nothing is written.
 ///
@@ -20,6 +20,24 @@ pub fn check(path: &Path, options: &OpenOptions) -> Result<Option<Check>, Error>
         Layer::Qcow2(image) => {
             let check = image.check().map_err(|source| Error::Qcow2 { path: path.to_owned(), source })?;
             Ok(Some(check))
+        }
+    }
+}
+
+/// Repairs the image at `path` as far as it can be. Nothing that it names is opened.
+///
+/// Returns `None` for a format that has nothing to repair.
+///
+/// # Errors
+///
+/// As [`super::open`]; [`Error::Qcow2`] also when an image cannot be checked or repaired at all. It is unchanged then.
+pub fn repair(path: &Path, options: &OpenOptions, what: Repair) -> Result<Option<Repaired>, Error> {
+    let (layer, _lock) = open_alone(path, options, &mut Vec::new())?;
+    match layer {
+        Layer::Raw(_) => Ok(None),
+        Layer::Qcow2(mut image) => {
+            let repaired = image.repair(what).map_err(|source| Error::Qcow2 { path: path.to_owned(), source })?;
+            Ok(Some(repaired))
         }
     }
 }

@@ -4,7 +4,7 @@
 //! open           path, format, policy  -->  Disk: a chain for reading      open_writable  -->  WritableDisk
 //! Info           what qemu-img info says about a Disk, or about a chain; Display is its text
 //! map            which image of a chain stores which bytes of a disk, and where
-//! check          is an image sound; nothing below it is opened
+//! check, repair  is an image sound, and can it be made so; nothing below it is opened
 //! compare        do two disks read the same; measure: how large would a copy become
 //! create         an empty image; open_below is what will lie below it
 //! convert        a disk  -->  an image, whole or as what differs from a backing disk
@@ -43,7 +43,7 @@ mod text;
 mod watched;
 mod writable;
 
-pub use check::check;
+pub use check::{check, repair};
 pub use commit::{CommitOptions, commit, commit_image};
 pub use compare::{CompareError, CompareOptions, Comparison, compare};
 pub use convert::{ConvertOptions, Watch, convert};

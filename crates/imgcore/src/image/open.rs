@@ -9,7 +9,7 @@ use super::inspect::{format_of, inspect};
 use super::policy::{beside, has_protocol};
 use super::{Disk, Error, Format, OpenPolicy, WritableDisk};
 use crate::block;
-use crate::qcow2::{self, Image, NewBacking};
+use crate::qcow2::{self, Image, NewBacking, Repair};
 use crate::storage::{Access, FileDisk, Lock, LockKind};
 
 /// How an image is opened. The default trusts nothing that the image says about other files.
@@ -63,16 +63,15 @@ pub fn open_writable(path: &Path, options: &OpenOptions) -> Result<WritableDisk,
 
 /// Opens one image of a chain for writing, without what lies below it; `seen` are the files above.
 pub(super) fn open_writable_layer(path: &Path, options: &OpenOptions, seen: &mut Vec<Identity>) -> Result<WritableDisk, Error> {
-    let file = FileDisk::open(path, Access::ReadWrite)?;
-    enter(&file, seen)?;
-    let lock = if options.lock { Some(Lock::acquire(&file, LockKind::Write)?) } else { None };
-    let format = format_of(&file, options)?;
-    if format == Format::Raw {
-        return Ok(WritableDisk { layer: Layer::Raw(file), backing: None, _lock: lock, _data_lock: None });
-    }
+    let (layer, lock) = open_alone(path, options, seen)?;
+    let Layer::Qcow2(mut image) = layer else {
+        return Ok(WritableDisk { layer, backing: None, _lock: lock, _data_lock: None });
+    };
     let qcow2_error = |source| Error::Qcow2 { path: path.to_owned(), source };
-    let mut image = Image::open(file).map_err(qcow2_error)?;
-    inspect(path, &image, options.policy)?;
+    if image.is_dirty() && !image.is_corrupt() {
+        // Spec: "make sure to scan L1/L2 tables to repair refcounts before accessing the image."
+        image.repair(Repair::All).map_err(qcow2_error)?;
+    }
     image.check_writable().map_err(qcow2_error)?;
     if options.follow {
         image.check_table_count().map_err(qcow2_error)?;
@@ -82,7 +81,20 @@ pub(super) fn open_writable_layer(path: &Path, options: &OpenOptions, seen: &mut
         // It is nothing that holds metadata, or another part of the chain.
         enter(data_file, seen)?;
     }
-    Ok(WritableDisk { layer: Layer::Qcow2(Box::new(image)), backing: None, _lock: lock, _data_lock: data_lock })
+    Ok(WritableDisk { layer: Layer::Qcow2(image), backing: None, _lock: lock, _data_lock: data_lock })
+}
+
+/// Opens one image for writing, whatever state it is in, and nothing that it names; `seen` are the files above.
+pub(super) fn open_alone(path: &Path, options: &OpenOptions, seen: &mut Vec<Identity>) -> Result<(Layer, Option<Lock>), Error> {
+    let file = FileDisk::open(path, Access::ReadWrite)?;
+    enter(&file, seen)?;
+    let lock = if options.lock { Some(Lock::acquire(&file, LockKind::Write)?) } else { None };
+    if format_of(&file, options)? == Format::Raw {
+        return Ok((Layer::Raw(file), lock));
+    }
+    let image = Image::open(file).map_err(|source| Error::Qcow2 { path: path.to_owned(), source })?;
+    inspect(path, &image, options.policy)?;
+    Ok((Layer::Qcow2(Box::new(image)), lock))
 }
 
 /// Opens the disk that `backing` names for a new image at `path`, with its backing chain.

@@ -48,7 +48,7 @@ mod writing;
 
 pub use amend::AmendOptions;
 pub use bitmap::{Bitmap, BitmapChange, BitmapError, Bits, NewBitmap};
-pub use check::Check;
+pub use check::{Check, Repair, Repaired};
 pub use compression::{Compression, Deflater};
 pub use content::Content;
 pub use create::create;
@@ -77,5 +77,7 @@ mod tests_check;
 mod tests_cut;
 #[cfg(test)]
 mod tests_model;
+#[cfg(test)]
+mod tests_repair;
 #[cfg(test)]
 mod tests_snapshots;

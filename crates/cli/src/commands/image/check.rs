@@ -1,11 +1,11 @@
-//! `vmimg image check`: is an image sound.
+//! `vmimg image check`: is an image sound, and can it be made so.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
 
 use imgcore::block;
 use imgcore::image;
-use imgcore::qcow2::Check;
+use imgcore::qcow2::{Check, Repair, Repaired};
 use serde::Serialize;
 
 use super::output::Output;
@@ -17,20 +17,25 @@ use crate::output::print_json;
 /// The arguments of `vmimg image check`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-What is wrong goes to standard error, a line each. Exit status: 0 sound, 2 the
-image is corrupt, 3 it has leaked clusters and is sound otherwise, 63 its format
-has nothing to check, 1 the check did not come to its end.
+What is wrong goes to standard error, a line each. A repair that is cut short
+leaves the image as it was. Exit status: 0 sound, 2 the image is corrupt, 3
+it has leaked clusters and is sound otherwise, 63 its format has nothing to
+check, 1 the check did not come to its end.
 
 Examples:
   vmimg image check web1.qcow2
   vmimg image check -q -U -f qcow2 running.qcow2
-  vmimg image check --output=json web1.qcow2")]
+  vmimg image check --output=json web1.qcow2
+  vmimg image check -r all web1.qcow2")]
 pub(super) struct Args {
     #[command(flatten)]
     source: SourceArgs,
     /// Print JSON for programs or text for people
     #[arg(long, value_name = "FORM", default_value = "human")]
     output: Output,
+    /// Repair leaked clusters, or all that can be repaired
+    #[arg(short = 'r', long, value_name = "WHAT")]
+    repair: Option<What>,
     /// Print nothing but what is wrong
     #[arg(short = 'q', long)]
     quiet: bool,
@@ -45,40 +50,69 @@ pub(super) struct Args {
     image: OsString,
 }
 
+/// What `-r` repairs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum What {
+    Leaks,
+    All,
+}
+
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let reference = args.source.reference(&args.image)?.shared(args.force_share);
     let path = context.absolute(&reference.path);
-    let found = image::check(&path, &reference.options(args.source.trust)).map_err(|error| {
-        let in_use = error.kind() == block::ErrorKind::InUse && !args.force_share;
+    let options = reference.options(args.source.trust);
+    let result = match args.repair {
+        Some(_) if args.force_share => {
+            let message = "an image that is shared with other programs can only be checked";
+            return Err(CommandError::new(ErrorKind::Usage, message));
+        }
+        Some(What::Leaks) => image::repair(&path, &options, Repair::Leaks),
+        Some(What::All) => image::repair(&path, &options, Repair::All),
+        None => image::check(&path, &options).map(|found| found.map(Repaired::unchanged)),
+    };
+    let done = result.map_err(|error| {
+        let in_use = error.kind() == block::ErrorKind::InUse && !args.force_share && args.repair.is_none();
         let error = CommandError::from(error);
         if in_use { error.hint("`-U` looks at it all the same") } else { error }
     })?;
-    let Some(found) = found else {
+    let Some(done) = done else {
         let error = CommandError::new(ErrorKind::Unsupported, "this image format does not support checks");
         return Err(error.with_status(NOT_SUPPORTED));
     };
-    say(context, &found);
+    say(context, &done.found.lines, done.found.further);
+    say(context, &done.changes, 0);
+    if done.is_changed() {
+        if !args.quiet && args.output == Output::Human {
+            let (leaks, corruptions) = (done.leaks, done.corruptions);
+            let text = format!(
+                "The following inconsistencies were found and repaired:\n\n    {leaks} leaked clusters\n    {corruptions} \
+                 corruptions\n\nDouble checking the fixed image now...\n"
+            );
+            context.write_out(text.as_bytes())?;
+        }
+        say(context, &done.left.lines, done.left.further);
+    }
     if !args.quiet {
         match args.output {
-            Output::Human => context.write_out(text(&found).as_bytes())?,
-            Output::Json => print_json(context, &Report::new(&found, &reference))?,
+            Output::Human => context.write_out(text(&done.left).as_bytes())?,
+            Output::Json => print_json(context, &Report::new(&done, &reference))?,
         }
     }
-    match status(&found) {
+    match status(&done.left) {
         0 => Ok(()),
         status => Err(CommandError::answer(status)),
     }
 }
 
-/// Writes what is wrong to standard error.
-fn say(context: &Context, found: &Check) {
-    let mut text = found.lines.join("\n");
-    if !found.lines.is_empty() {
+/// Writes what is wrong, or was repaired, to standard error.
+fn say(context: &Context, lines: &[String], further: u64) {
+    let mut text = lines.join("\n");
+    if !lines.is_empty() {
         text.push('\n');
     }
-    if found.further > 0 {
+    if further > 0 {
         // A string takes everything.
-        let _all = writeln!(text, "… and {} more of the kind", found.further);
+        let _all = writeln!(text, "… and {further} more of the kind");
     }
     if !text.is_empty() {
         context.write_error(&text);
@@ -142,9 +176,13 @@ struct Report {
     total_clusters: u64,
     #[serde(skip_serializing_if = "is_zero")]
     corruptions: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    corruptions_fixed: u64,
     check_errors: u64,
     #[serde(skip_serializing_if = "is_zero")]
     leaks: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    leaks_fixed: u64,
     #[serde(skip_serializing_if = "is_zero")]
     allocated_clusters: u64,
     filename: String,
@@ -154,14 +192,17 @@ struct Report {
 }
 
 impl Report {
-    fn new(found: &Check, reference: &ImageReference) -> Self {
+    fn new(done: &Repaired, reference: &ImageReference) -> Self {
+        let found = &done.left;
         Self {
             image_end_offset: found.image_end,
             compressed_clusters: found.compressed_clusters,
             total_clusters: found.total_clusters,
             corruptions: found.corruptions,
+            corruptions_fixed: done.corruptions,
             check_errors: found.errors,
             leaks: found.leaks,
+            leaks_fixed: done.leaks,
             allocated_clusters: found.allocated_clusters,
             filename: reference.path.display().to_string(),
             format: "qcow2",

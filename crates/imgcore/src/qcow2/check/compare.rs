@@ -13,8 +13,10 @@ use crate::qcow2::refcount_block;
 type Tallies = HashMap<u64, (u64, Option<u64>)>;
 
 impl<S: BlockRead> Walk<'_, S> {
-    /// Compares every cluster of the file. Returns the index behind the last one in use.
-    pub(super) fn compare(&mut self) -> Result<u64, Error> {
+    /// Compares every cluster of the file. `low` is told which have a refcount that is too small, and that refcount.
+    ///
+    /// Returns the index behind the last cluster in use.
+    pub(super) fn compare(&mut self, low: &mut dyn FnMut(u64, u64)) -> Result<u64, Error> {
         let clusters = self.geometry.clusters(self.image.storage.size());
         let entries = self.geometry.refcount_block_entries();
         let mut tallies = Tallies::new();
@@ -28,7 +30,7 @@ impl<S: BlockRead> Walk<'_, S> {
                     self.findings.unreadable(first, count);
                     None
                 }
-                Block::Zeros => self.compare_part(&[], first, count),
+                Block::Zeros => self.compare_part(&[], first, count, low),
                 Block::Counts(bytes) => {
                     let empty = self.counts.next_page(first).is_none_or(|(page, _)| page >= first.saturating_add(count));
                     let whole = count == entries && empty && !self.findings.keeps_lines();
@@ -39,7 +41,7 @@ impl<S: BlockRead> Walk<'_, S> {
                         self.findings.further_leaks(leaks);
                         last.map(|last| first.saturating_add(last))
                     } else {
-                        self.compare_part(&bytes, first, count)
+                        self.compare_part(&bytes, first, count, low)
                     }
                 }
             };
@@ -63,7 +65,7 @@ impl<S: BlockRead> Walk<'_, S> {
 
     /// Compares `count` clusters from `first` on with the refcounts in `block`, which are 0 where it is empty. Returns the last
     /// cluster in use.
-    fn compare_part(&mut self, block: &[u8], first: u64, count: u64) -> Option<u64> {
+    fn compare_part(&mut self, block: &[u8], first: u64, count: u64, low: &mut dyn FnMut(u64, u64)) -> Option<u64> {
         let order = self.geometry.refcount_order;
         let mut last = None;
         let mut place = 0_u64;
@@ -85,7 +87,7 @@ impl<S: BlockRead> Walk<'_, S> {
             } else {
                 for place in place..place.saturating_add(here) {
                     let stored = refcount_block::get(block, to_usize(place), order);
-                    last = self.compare_one(first.saturating_add(place), stored).or(last);
+                    last = self.compare_one(first.saturating_add(place), stored, low).or(last);
                 }
             }
             place = place.saturating_add(here);
@@ -94,11 +96,12 @@ impl<S: BlockRead> Walk<'_, S> {
     }
 
     /// Returns the cluster if it is in use.
-    fn compare_one(&mut self, cluster: u64, stored: u64) -> Option<u64> {
+    fn compare_one(&mut self, cluster: u64, stored: u64, low: &mut dyn FnMut(u64, u64)) -> Option<u64> {
         let references = self.counts.get(cluster);
         if stored > references {
             self.findings.leak(|| format!("Leaked cluster {cluster} refcount={stored} reference={references}"));
         } else if stored < references {
+            low(cluster, stored);
             self.findings.corruption(|| format!("ERROR cluster {cluster} refcount={stored} reference={references}"));
         }
         (stored > 0 || references > 0).then_some(cluster)

@@ -12,7 +12,7 @@ use crate::qcow2::error::{Error, Unsupported};
 use crate::qcow2::offset::{to_u64, to_usize};
 
 /// Counts of references, by the index of the cluster.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Counts {
     pages: Vec<Page>,
     places: BTreeMap<u64, usize>,
@@ -24,7 +24,7 @@ pub(super) struct Counts {
     max: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Page {
     Bits(Box<[u64; WORDS]>),
     Narrow(Box<[u16; CLUSTERS]>),

@@ -31,11 +31,8 @@ pub(super) struct Run {
 pub(super) enum Fault {
     Reserved(u64),
     Misaligned(u64),
-    /// Of a cluster whose bytes nobody sees, at this index.
-    MisalignedUnused {
-        host: u64,
-        index: u64,
-    },
+    /// Of a cluster whose bytes nobody sees.
+    MisalignedUnused(u64),
     Subclusters(u64),
     SubclustersNowhere,
     CompressedCopied(u64),
@@ -56,7 +53,7 @@ impl Fault {
             Self::Misaligned(host) => {
                 format!("ERROR offset={host:x}: Data cluster is not properly aligned; L2 entry corrupted.")
             }
-            Self::MisalignedUnused { host, .. } => {
+            Self::MisalignedUnused(host) => {
                 format!("ERROR offset={host:x}: Preallocated cluster is not properly aligned; L2 entry corrupted.")
             }
             Self::Subclusters(host) => {
@@ -156,7 +153,7 @@ fn entry_of(word: u64, bitmap: u64, index: u64, geometry: Geometry, external: bo
     }
     if !geometry.is_aligned(host) {
         let seen = if geometry.extended_l2 { allocated != 0 } else { word & ZERO == 0 };
-        fault(items, if seen { Fault::Misaligned(host) } else { Fault::MisalignedUnused { host, index } });
+        fault(items, if seen { Fault::Misaligned(host) } else { Fault::MisalignedUnused(host) });
     }
     items.push(Item::Run(run));
     None

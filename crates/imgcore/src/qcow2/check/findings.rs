@@ -6,6 +6,8 @@ pub(super) struct Findings {
     pub(super) corruptions: u64,
     pub(super) leaks: u64,
     pub(super) errors: u64,
+    /// Corruptions that are flags.
+    pub(super) flag_faults: u64,
     lines: Lines,
     /// What is said last: flags that contradict refcounts.
     flags: Lines,
@@ -43,6 +45,7 @@ impl Findings {
     /// Adds a flag that contradicts a refcount.
     pub(super) fn flag(&mut self, times: u64, line: impl FnOnce() -> String) {
         self.corruptions = self.corruptions.saturating_add(times);
+        self.flag_faults = self.flag_faults.saturating_add(times);
         self.flags.push(line, times);
     }
 

@@ -1,4 +1,4 @@
-//! Checking an image: every reference is counted and held against the refcounts.
+//! Checking an image: every reference is counted and held against the refcounts; and repairing it.
 //!
 //! ```text
 //! header, L1 and L2 tables, snapshots, bitmaps, refcount table and blocks --> counts
@@ -6,7 +6,7 @@
 //!                                             refcount table --> blocks --> refcounts
 //! ```
 //!
-//! Nothing that the image names is opened, and nothing is written. What is broken is counted and passed over; memory grows with
+//! Nothing that the image names is opened, and a check writes nothing. What is broken is counted and passed over; memory grows with
 //! what the file holds and not with what the image says.
 
 mod bitmaps;
@@ -14,11 +14,14 @@ mod compare;
 mod counts;
 mod digest;
 mod findings;
+mod flags;
+mod repair;
 mod snapshots;
 mod stored;
 mod tables;
 mod walk;
 
+pub use self::repair::{Repair, Repaired};
 use self::snapshots::Snapshots;
 use self::walk::Walk;
 use super::error::Error;
@@ -62,7 +65,7 @@ impl<S: BlockRead> Image<S> {
         let snapshots = snapshots::read(self)?;
         let mut walk = Walk::new(self)?;
         walk.everything(&snapshots)?;
-        walk.refer_refcounts()?;
+        walk.refer_refcounts(&mut Vec::new())?;
         walk.finish()
     }
 }
@@ -77,7 +80,7 @@ impl<S: BlockRead> Walk<'_, S> {
     }
 
     fn finish(mut self) -> Result<Check, Error> {
-        let end = self.compare()?;
+        let end = self.compare(&mut |_, _| {})?;
         let findings = self.findings;
         let (corruptions, leaks, errors) = (findings.corruptions, findings.leaks, findings.errors);
         let (lines, further) = findings.into_lines();

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use zerocopy::FromBytes as _;
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::stored::Holes;
 use super::tables::{MOST_TABLES, Table, merge};
@@ -38,6 +38,7 @@ pub(super) struct Snapshots {
 /// An entry as it is stored.
 #[derive(Debug)]
 pub(super) struct Entry {
+    fixed: RawSnapshot,
     pub(super) l1_offset: u64,
     pub(super) l1_entries: u64,
     /// Extra data, without what is too much.
@@ -53,8 +54,7 @@ impl<S: BlockRead> Walk<'_, S> {
     pub(super) fn snapshots(&mut self, snapshots: &Snapshots) -> Result<(), Error> {
         let version = self.image.header.version;
         for (entry, index) in snapshots.entries.iter().zip(0_u64..) {
-            // Spec: "Version 3 images must include extra data at least up to byte 55."
-            if version == Version::V3 && entry.extra.len() < LEAST_EXTRA {
+            if entry.lacks_extra(version) {
                 self.findings.corruption(|| format!("ERROR snapshot table entry {index} is incomplete"));
             }
             if entry.has_too_much {
@@ -128,6 +128,43 @@ fn add(edges: &mut BTreeMap<u64, i64>, at: u64, change: i64) {
     *edge = edge.saturating_add(change);
 }
 
+impl Entry {
+    /// Spec: "Version 3 images must include extra data at least up to byte 55."
+    fn lacks_extra(&self, version: Version) -> bool {
+        version == Version::V3 && self.extra.len() < LEAST_EXTRA
+    }
+
+    /// Returns whether the entry has to be written anew.
+    pub(super) fn is_incomplete(&self, version: Version) -> bool {
+        self.lacks_extra(version) || self.has_too_much
+    }
+}
+
+impl Snapshots {
+    /// Returns the stored form of the table, in which what version 3 demands is there and what was too much is not. `disk_size` is
+    /// for snapshots that do not say how large their disk is.
+    pub(super) fn encode(&self, version: Version, disk_size: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for entry in &self.entries {
+            let mut extra = entry.extra.clone();
+            if entry.lacks_extra(version) {
+                if extra.len() < 8 {
+                    extra = u64::from(entry.fixed.vm_state_size.get()).to_be_bytes().to_vec();
+                }
+                extra.truncate(8);
+                extra.extend_from_slice(&disk_size.to_be_bytes());
+            }
+            let mut fixed = entry.fixed;
+            fixed.extra_data_size = u32::try_from(extra.len()).unwrap_or(u32::MAX).into();
+            for part in [fixed.as_bytes(), &extra, &entry.id, &entry.name] {
+                bytes.extend_from_slice(part);
+            }
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+        }
+        bytes
+    }
+}
+
 /// Reads the snapshot table, with zeros behind the end of the file.
 ///
 /// # Errors
@@ -154,11 +191,11 @@ pub(super) fn read<S: BlockRead>(image: &Image<S>) -> Result<Snapshots, Error> {
             kept = kept.saturating_add(part.len());
         }
         let [extra, id, name] = parts;
-        let least = if header.version == Version::V3 { LEAST_EXTRA } else { 0 };
         let has_too_much = extra_len > MOST_EXTRA;
-        snapshots.is_incomplete |= extra.len() < least || has_too_much;
         let (l1_offset, l1_entries) = (raw.l1_table_offset.get(), u64::from(raw.l1_size.get()));
-        snapshots.entries.push(Entry { l1_offset, l1_entries, extra, has_too_much, id, name });
+        let entry = Entry { fixed: *raw, l1_offset, l1_entries, extra, has_too_much, id, name };
+        snapshots.is_incomplete |= entry.is_incomplete(header.version);
+        snapshots.entries.push(entry);
         let len = to_u64(FIXED).saturating_add(extra_len).saturating_add(lens[1]).saturating_add(lens[2]);
         at = at.saturating_add(len.next_multiple_of(8));
         snapshots.len = at.saturating_sub(start);

@@ -27,6 +27,7 @@ impl<S: BlockRead> Walk<'_, S> {
         let mut tables = Vec::new();
         for (word, index) in self.image.l1.iter().zip(0_u64..) {
             let offset = word & OFFSET;
+            self.bare_flags = self.bare_flags.saturating_add(u64::from(*word == COPIED));
             if !self.refer_table(*word, 1)? {
                 continue;
             }
@@ -52,7 +53,6 @@ impl<S: BlockRead> Walk<'_, S> {
             return Ok(false);
         }
         if offset == 0 {
-            self.lost_tables = self.lost_tables.saturating_add(weight);
             let line = || format!("ERROR L1 entry {word:x} has flags and no table; L1 entry corrupted");
             self.findings.corruptions_of_a_kind(weight, line);
             return Ok(false);
@@ -63,12 +63,8 @@ impl<S: BlockRead> Walk<'_, S> {
         }
         // Spec: "Must be aligned to a cluster boundary."
         if !self.geometry.is_aligned(offset) {
-            self.lost_tables = self.lost_tables.saturating_add(weight);
             let line = || format!("ERROR l2_offset={offset:x}: Table is not cluster aligned; L1 entry corrupted");
             self.findings.corruptions_of_a_kind(weight, line);
-        }
-        if offset >= self.image.storage.size() {
-            self.lost_tables = self.lost_tables.saturating_add(weight);
         }
         self.refer(offset, self.geometry.cluster_size(), weight)?;
         Ok(true)
@@ -96,11 +92,7 @@ impl<S: BlockRead> Walk<'_, S> {
             threads,
             || Ok(Holes::default()),
             read,
-            |digests| {
-                digests
-                    .iter()
-                    .try_for_each(|(table, items)| self.take_in(HostOffset(table.offset), items, table.weight, active))
-            },
+            |digests| digests.iter().try_for_each(|(table, items)| self.take_in(*table, items, active)),
         )
     }
 }
@@ -138,7 +130,7 @@ fn read_part<S: BlockRead>(
 }
 
 /// Returns each table once, in the order of the entries that name it first.
-fn weighted(mut named: Vec<(u64, u64)>) -> Vec<Table> {
+pub(super) fn weighted(mut named: Vec<(u64, u64)>) -> Vec<Table> {
     named.sort_unstable();
     let mut tables: Vec<(u64, Table)> = Vec::with_capacity(named.len());
     for (offset, index) in named {

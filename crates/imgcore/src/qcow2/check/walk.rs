@@ -4,11 +4,11 @@ use super::counts::Counts;
 use super::digest::{Fault, Item, Run};
 use super::findings::Findings;
 use super::stored::Stored;
+use super::tables::Table;
 use crate::block::BlockRead;
 use crate::qcow2::error::Error;
 use crate::qcow2::geometry::Geometry;
 use crate::qcow2::image::Image;
-use crate::qcow2::offset::HostOffset;
 
 /// The state of a check while it goes through an image.
 #[derive(Debug)]
@@ -19,10 +19,14 @@ pub(super) struct Walk<'a, S> {
     pub(super) stored: Stored<'a, S>,
     pub(super) findings: Findings,
     pub(super) usage: Usage,
-    /// L1 entries that name no table that can be read: what they meant is not known.
-    pub(super) lost_tables: u64,
-    /// Entries of clusters without visible bytes that have no proper place: the table's offset and the entry's index.
-    pub(super) misplaced: Vec<(HostOffset, u64)>,
+    /// Whether entries that name no proper place, for clusters of which nobody sees a byte, are taken for empty ones.
+    pub(super) drops_misplaced: bool,
+    /// How many there were.
+    pub(super) misplaced: u64,
+    /// Clusters behind the end of the file to which something refers, when they are to be known.
+    pub(super) beyond: Option<Counts>,
+    /// L1 entries with a flag and no table.
+    pub(super) bare_flags: u64,
     /// Clusters with more references than a refcount can count.
     pub(super) overflows: u64,
 }
@@ -44,8 +48,10 @@ impl<'a, S: BlockRead> Walk<'a, S> {
             stored: Stored::open(&image.storage, &image.header)?,
             findings: Findings::default(),
             usage: Usage::default(),
-            lost_tables: 0,
-            misplaced: Vec::new(),
+            drops_misplaced: false,
+            misplaced: 0,
+            beyond: None,
+            bare_flags: 0,
             overflows: 0,
         })
     }
@@ -57,7 +63,12 @@ impl<'a, S: BlockRead> Walk<'a, S> {
         }
         let size = self.geometry.cluster_size();
         let end = offset.saturating_add(len);
+        let first = self.geometry.index(offset);
+        let count = self.geometry.clusters(end).saturating_sub(first);
         if end >= self.image.storage.size().saturating_add(size) {
+            if let Some(beyond) = &mut self.beyond {
+                beyond.add(first, count, 1, &mut |_| {})?;
+            }
             self.findings.corruptions_of_a_kind(weight, || {
                 format!(
                     "ERROR: counting reference for region exceeding the end of the file by one cluster or more: \
@@ -66,8 +77,7 @@ impl<'a, S: BlockRead> Walk<'a, S> {
             });
             return Ok(());
         }
-        let first = self.geometry.index(offset);
-        self.add(first, self.geometry.clusters(end).saturating_sub(first), weight)
+        self.add(first, count, weight)
     }
 
     fn add(&mut self, first: u64, count: u64, weight: u64) -> Result<(), Error> {
@@ -81,19 +91,20 @@ impl<'a, S: BlockRead> Walk<'a, S> {
         })
     }
 
-    /// Takes in what an L2 table says, to which there are `weight` references. Flags and usage are those of an `active` table.
-    pub(super) fn take_in(&mut self, table: HostOffset, items: &[Item], weight: u64, active: bool) -> Result<(), Error> {
-        let mut next = None;
+    /// Takes in what an L2 table says. Flags and usage are those of an `active` table.
+    pub(super) fn take_in(&mut self, table: Table, items: &[Item], active: bool) -> Result<(), Error> {
+        let weight = table.weight;
+        // Only tables in their proper place are written anew.
+        let drops = self.drops_misplaced && active && self.geometry.is_aligned(table.offset);
+        let (mut next, mut is_misplaced) = (None, false);
         let mut usage = Usage::default();
         for item in items {
             match *item {
                 Item::Fault(fault) => {
                     self.findings.corruptions_of_a_kind(weight, || fault.line());
-                    if let Fault::MisalignedUnused { index, .. } = fault
-                        && active
-                        && self.misplaced.len() < MOST_MISPLACED
-                    {
-                        self.misplaced.push((table, index));
+                    is_misplaced = matches!(fault, Fault::MisalignedUnused(_)) && drops;
+                    if is_misplaced {
+                        self.misplaced = self.misplaced.saturating_add(weight);
                     }
                 }
                 Item::Compressed { start, len } => {
@@ -102,6 +113,8 @@ impl<'a, S: BlockRead> Walk<'a, S> {
                     usage.fragmented = usage.fragmented.saturating_add(1);
                     self.refer(start, len, weight)?;
                 }
+                // Its fault came just before.
+                Item::Run(_) if std::mem::take(&mut is_misplaced) => {}
                 Item::Run(run) => {
                     usage.allocated = usage.allocated.saturating_add(run.count);
                     usage.fragmented = usage.fragmented.saturating_add(u64::from(next.is_some_and(|next| next != run.host)));
@@ -162,10 +175,13 @@ impl<'a, S: BlockRead> Walk<'a, S> {
     }
 
     /// Counts the refcount table and its blocks, which come last: a block is to have no other reference.
-    pub(super) fn refer_refcounts(&mut self) -> Result<(), Error> {
+    /// Adds the clusters of both to `structure`.
+    pub(super) fn refer_refcounts(&mut self, structure: &mut Vec<u64>) -> Result<(), Error> {
         let header = &self.image.header;
         let size = self.geometry.cluster_size();
         self.refer(header.refcount_table_offset.0, header.refcount_table_clusters.saturating_mul(size), 1)?;
+        let first = self.geometry.index(header.refcount_table_offset.0);
+        structure.extend(first..first.saturating_add(header.refcount_table_clusters));
         let clusters = self.geometry.clusters(self.image.storage.size());
         let table = std::mem::take(&mut self.stored.table);
         let mut result = Ok(());
@@ -182,6 +198,7 @@ impl<'a, S: BlockRead> Walk<'a, S> {
                 self.findings.corruption(|| format!("ERROR refcount block {index} is outside image"));
             } else {
                 result = self.refer(offset, size, 1);
+                structure.push(self.geometry.index(offset));
                 let count = self.counts.get(self.geometry.index(offset));
                 if count != 1 {
                     self.findings.corruption(|| format!("ERROR refcount block {index} refcount={count}"));
@@ -195,6 +212,3 @@ impl<'a, S: BlockRead> Walk<'a, S> {
         result
     }
 }
-
-/// Entries of which it is remembered where they are.
-const MOST_MISPLACED: usize = 1 << 16;

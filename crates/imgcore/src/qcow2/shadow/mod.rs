@@ -65,6 +65,12 @@ impl<S: Resize> Image<S> {
         if self.writing.is_some() || self.failed { self.store() } else { Ok(()) }
     }
 
+    /// Replaces the header, durably: the tables that it names are in force already.
+    pub(super) fn replace_header(&mut self, header: Header) -> Result<(), Error> {
+        header::replace(&mut self.storage, &header)?;
+        self.adopt(header)
+    }
+
     /// Takes over what a header that was stored says.
     fn adopt(&mut self, header: Header) -> Result<(), Error> {
         self.l1 = match header.l1_entries {

@@ -222,7 +222,10 @@ fn check(args: &Args) -> Result<(), CommandError> {
         (args.offload && args.sparse.is_some(), "`-C` and `-S` cannot be used together"),
         (args.offload && args.compress, "`-C` and `-c` cannot be used together"),
         (args.offload && args.salvage, "`-C` and `--salvage` cannot be used together"),
-        (sparse % 512 != 0 || sparse > MAX_SPARSE, "`-S` takes multiples of 512 bytes up to 16 MiB, and 0 for no holes"),
+        (
+            !sparse.is_multiple_of(512) || sparse > MAX_SPARSE,
+            "`-S` takes multiples of 512 bytes up to 16 MiB, and 0 for no holes",
+        ),
     ];
     rules.iter().find(|(broken, _)| *broken).map_or(Ok(()), |(_, why)| Err(usage(*why)))
 }

@@ -503,10 +503,10 @@ fn a_short_file_is_no_disk_that_takes_years_to_walk() {
     bytes[96..100].copy_from_slice(&4_u32.to_be_bytes());
     bytes[100..104].copy_from_slice(&104_u32.to_be_bytes());
     for entry in 0..entries as usize {
-        word(&mut bytes, 4 * 65_536 + entry * 8, 1 << 63 | 2 * cluster);
+        word(&mut bytes, 4 * 65_536 + entry * 8, (1 << 63) | (2 * cluster));
     }
     for entry in 0..8192 {
-        word(&mut bytes, 2 * 65_536 + entry * 8, 1 << 63 | 3 * cluster);
+        word(&mut bytes, 2 * 65_536 + entry * 8, (1 << 63) | (3 * cluster));
     }
     sandbox.file("bomb.qcow2", bytes);
     for line in ["map --output=json bomb.qcow2", "measure -O qcow2 bomb.qcow2", "compare bomb.qcow2 bomb.qcow2"] {

@@ -6,7 +6,7 @@ use super::image::{
 };
 
 /// Every field of the header, with the values at which programs stumble.
-pub fn headers() -> Vec<Crafted> {
+pub(crate) fn headers() -> Vec<Crafted> {
     let words: &[(&str, u64)] = &[
         ("version", 4),
         ("backing name's length", 16),
@@ -61,7 +61,7 @@ pub fn headers() -> Vec<Crafted> {
 }
 
 /// Entries of every table that lead to places where they must not.
-pub fn tables() -> Vec<Crafted> {
+pub(crate) fn tables() -> Vec<Crafted> {
     let mut crafted = Vec::new();
     for bits in [9, 16] {
         let sound = Image::sound(bits);
@@ -96,7 +96,7 @@ pub fn tables() -> Vec<Crafted> {
 }
 
 /// Few bytes that ask for much work or memory.
-pub fn bombs() -> Vec<Crafted> {
+pub(crate) fn bombs() -> Vec<Crafted> {
     let mut crafted = Vec::new();
     // As many L1 entries as there may be, which name one table: 2 PiB of disk. Fewer for a build without optimization.
     let mut image = Image::sound(16);
@@ -166,7 +166,7 @@ pub fn bombs() -> Vec<Crafted> {
 }
 
 /// Names that must not be opened, and chains without an end.
-pub fn references(port: u16) -> Vec<Crafted> {
+pub(crate) fn references(port: u16) -> Vec<Crafted> {
     let mut crafted = Vec::new();
     let address = format!("nbd://127.0.0.1:{port}/x");
     let old_address = format!("nbd:127.0.0.1:{port}");
@@ -210,7 +210,7 @@ pub fn references(port: u16) -> Vec<Crafted> {
 }
 
 /// Files that are two things at once.
-pub fn polyglots() -> Vec<Crafted> {
+pub(crate) fn polyglots() -> Vec<Crafted> {
     let mut crafted = Vec::new();
     let mut with = |name: &str, at: u64, bytes: &[u8]| {
         let mut image = Image::sound(16);
@@ -246,7 +246,7 @@ pub fn polyglots() -> Vec<Crafted> {
 }
 
 /// Sound images with bytes changed at random where the tables are.
-pub fn mutations(seed: u64, count: usize) -> Vec<Crafted> {
+pub(crate) fn mutations(seed: u64, count: usize) -> Vec<Crafted> {
     let mut state = seed;
     let mut random = move |below: u64| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -2,18 +2,18 @@
 
 /// What a crafted image consists of.
 #[derive(Clone, Debug)]
-pub struct Crafted {
+pub(crate) struct Crafted {
     /// What is wrong with it.
-    pub name: String,
+    pub(crate) name: String,
     /// The image, and the files beside it that it may name.
-    pub bytes: Vec<u8>,
-    pub beside: Vec<(&'static str, Vec<u8>)>,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) beside: Vec<(&'static str, Vec<u8>)>,
     /// Bytes of the file, where it is longer than what is in it.
-    pub length: Option<u64>,
+    pub(crate) length: Option<u64>,
 }
 
 impl Crafted {
-    pub fn new(name: impl Into<String>, bytes: Vec<u8>) -> Self {
+    pub(crate) fn new(name: impl Into<String>, bytes: Vec<u8>) -> Self {
         Self { name: name.into(), bytes, beside: Vec::new(), length: None }
     }
 }
@@ -25,27 +25,27 @@ impl Crafted {
 ///          header  refcount table  refcount block  L1  L2  data  data  compressed  snapshots  directory  bitmap  snapshot's L1
 /// ```
 #[derive(Clone, Debug)]
-pub struct Image {
-    pub bytes: Vec<u8>,
-    pub bits: u32,
+pub(crate) struct Image {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) bits: u32,
 }
 
-pub const REFCOUNT_TABLE: u64 = 1;
-pub const REFCOUNT_BLOCK: u64 = 2;
-pub const L1: u64 = 3;
-pub const L2: u64 = 4;
-pub const DATA: u64 = 5;
-pub const COMPRESSED: u64 = 7;
-pub const SNAPSHOTS: u64 = 8;
-pub const DIRECTORY: u64 = 9;
-pub const BITMAP: u64 = 10;
-pub const SNAPSHOT_L1: u64 = 11;
+pub(crate) const REFCOUNT_TABLE: u64 = 1;
+pub(crate) const REFCOUNT_BLOCK: u64 = 2;
+pub(crate) const L1: u64 = 3;
+pub(crate) const L2: u64 = 4;
+pub(crate) const DATA: u64 = 5;
+pub(crate) const COMPRESSED: u64 = 7;
+pub(crate) const SNAPSHOTS: u64 = 8;
+pub(crate) const DIRECTORY: u64 = 9;
+pub(crate) const BITMAP: u64 = 10;
+pub(crate) const SNAPSHOT_L1: u64 = 11;
 const CLUSTERS: u64 = 12;
 /// Where the extensions begin.
-pub const EXTENSIONS: u64 = 112;
+pub(crate) const EXTENSIONS: u64 = 112;
 
 impl Image {
-    pub fn sound(bits: u32) -> Self {
+    pub(crate) fn sound(bits: u32) -> Self {
         let mut image = Self { bytes: vec![0; (CLUSTERS << bits) as usize], bits };
         let cluster = 1_u64 << bits;
         image.put(0, b"QFI\xfb");
@@ -107,28 +107,28 @@ impl Image {
     }
 
     /// The offset of a cluster.
-    pub fn at(&self, cluster: u64) -> u64 {
+    pub(crate) fn at(&self, cluster: u64) -> u64 {
         cluster << self.bits
     }
 
-    pub fn put(&mut self, at: u64, bytes: &[u8]) {
+    pub(crate) fn put(&mut self, at: u64, bytes: &[u8]) {
         self.bytes[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
     }
 
-    pub fn put_u32(&mut self, at: u64, value: u32) {
+    pub(crate) fn put_u32(&mut self, at: u64, value: u32) {
         self.put(at, &value.to_be_bytes());
     }
 
-    pub fn put_u64(&mut self, at: u64, value: u64) {
+    pub(crate) fn put_u64(&mut self, at: u64, value: u64) {
         self.put(at, &value.to_be_bytes());
     }
 
-    pub fn u64(&self, at: u64) -> u64 {
+    pub(crate) fn u64(&self, at: u64) -> u64 {
         u64::from_be_bytes(self.bytes[at as usize..at as usize + 8].try_into().unwrap())
     }
 
     /// Adds the record of a backing file, and of its format unless that is empty.
-    pub fn backing(mut self, name: &[u8], format: &str) -> Self {
+    pub(crate) fn backing(mut self, name: &[u8], format: &str) -> Self {
         let mut at = EXTENSIONS + 32;
         if !format.is_empty() {
             self.put_u32(at, 0xE279_2ACA);
@@ -146,14 +146,14 @@ impl Image {
     }
 
     /// Makes the contents those of an external data file, without what goes not together with one.
-    pub fn data_file(mut self, name: &[u8]) -> Self {
+    pub(crate) fn data_file(mut self, name: &[u8]) -> Self {
         self.put_u64(72, 4);
         self.put_u64(88, 0);
         self.put_u32(60, 0);
         self.put_u64(64, 0);
         self.put_u32(EXTENSIONS, 0x4441_5441);
         self.put_u32(EXTENSIONS + 4, name.len() as u32);
-        self.put(EXTENSIONS + 8, &vec![0; 64]);
+        self.put(EXTENSIONS + 8, &[0; 64]);
         self.put(EXTENSIONS + 8, name);
         let table = self.at(L2);
         self.put(table, &[0; 32]);

@@ -1,14 +1,13 @@
-use std::collections::HashMap;
-use std::hint;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Thread};
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 /// Runs `work` on every item in `threads` threads, and then `sink` in the order of the items, one at a time.
 ///
-/// Every thread has a state of its own, made by `state`: what `work` leaves there is what `sink` finds, in the same thread, so
-/// that buffers are made once and nothing is handed over. Items are drawn as they are needed, also one at a time; memory does
-/// not grow with their number.
+/// What `work` leaves in the state that it is given is what `sink` finds there. There are a few more states than threads, each
+/// made by `state` once, so that buffers are made once as well. A thread whose item is not the next leaves it to whoever comes
+/// there, and goes on; nobody waits to be woken while there is work. Items are drawn as they are needed, one at a time; memory
+/// does not grow with their number.
 ///
 /// # Errors
 ///
@@ -22,6 +21,8 @@ pub fn in_order<I, S, E>(
     mut sink: impl FnMut(&mut S, I) -> Result<(), E> + Send,
 ) -> Result<(), E>
 where
+    I: Send,
+    S: Send,
     E: Send,
 {
     if threads <= 1 {
@@ -33,26 +34,23 @@ where
         }
         return Ok(());
     }
-    let turns = Turns::default();
+    let line = Line::new(threads.saturating_add(SPARE));
     let items = Mutex::new(items.enumerate());
     let sink = Mutex::new(sink);
     let each = || {
         // However this thread ends, with a panic too, the others do not wait for it.
-        let ended = Ended(&turns);
-        let mut state = match state() {
-            Ok(state) => state,
-            Err(error) => return turns.stop(error),
-        };
-        while !turns.stopped.load(Ordering::Acquire) {
-            let Some((index, item)) = lock(&items).next() else { return std::mem::forget(ended) };
-            let done = item.and_then(|item| work(&mut state, &item).map(|()| item));
-            if !turns.wait_for(u64::try_from(index).unwrap_or(u64::MAX)) {
-                return;
-            }
-            match done.and_then(|item| lock(&sink)(&mut state, item)) {
-                Ok(()) => turns.pass_on(),
-                Err(error) => return turns.stop(error),
-            }
+        let ended = Ended(&line);
+        while let Some(kept) = line.take_state() {
+            let mut kept = match kept.map_or_else(&state, Ok) {
+                Ok(kept) => kept,
+                Err(error) => return line.stop(error),
+            };
+            let Some((index, item)) = lock(&items).next() else {
+                line.give_back(kept);
+                return std::mem::forget(ended);
+            };
+            let done = item.and_then(|item| work(&mut kept, &item).map(|()| item));
+            line.put(index, kept, done, |state, item| lock(&sink)(state, item));
         }
     };
     thread::scope(|scope| {
@@ -61,7 +59,8 @@ where
         }
         each();
     });
-    turns.error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    let error = line.inside.into_inner().unwrap_or_else(PoisonError::into_inner).error;
+    error.map_or(Ok(()), Err)
 }
 
 /// As [`in_order`], for results that `work` returns and `sink` takes.
@@ -78,6 +77,8 @@ pub fn map_in_order<I, S, O, E>(
 ) -> Result<(), E>
 where
     I: Sync,
+    S: Send,
+    O: Send,
     E: Send,
 {
     in_order(
@@ -92,66 +93,95 @@ where
     )
 }
 
-/// Whose turn it is.
-struct Turns<E> {
-    next: AtomicU64,
-    stopped: AtomicBool,
-    error: Mutex<Option<E>>,
-    /// Who sleeps until the turn of an item.
-    asleep: Mutex<HashMap<u64, Thread>>,
+/// Items that wait until it is their turn.
+struct Line<I, S, E> {
+    inside: Mutex<Inside<I, S, E>>,
+    /// Told when there is a state more, or when all has ended.
+    changed: Condvar,
 }
 
-impl<E> Default for Turns<E> {
-    fn default() -> Self {
-        Self { next: AtomicU64::new(0), stopped: AtomicBool::new(false), error: Mutex::new(None), asleep: Mutex::default() }
-    }
+struct Inside<I, S, E> {
+    next: usize,
+    ready: BTreeMap<usize, (S, Result<I, E>)>,
+    /// Whether a thread is about to give items to the sink.
+    busy: bool,
+    free: Vec<S>,
+    /// How many more states may be made.
+    unmade: usize,
+    stopped: bool,
+    error: Option<E>,
 }
 
-impl<E> Turns<E> {
-    /// Waits until it is the turn of item `index`, and returns whether that came.
-    fn wait_for(&self, index: u64) -> bool {
-        let over = || self.stopped.load(Ordering::Acquire) || self.next.load(Ordering::Acquire) == index;
-        // Whoever is next is so soon, and to be woken costs more than that.
-        let soon = index.saturating_sub(self.next.load(Ordering::Acquire)) <= 1;
-        for _ in 0..if soon { SPINS } else { 0 } {
-            if over() {
-                break;
-            }
-            hint::spin_loop();
-        }
-        if !over() {
-            lock(&self.asleep).insert(index, thread::current());
-            // The turn may have come before that was seen.
-            while !over() {
-                thread::park();
-            }
-            lock(&self.asleep).remove(&index);
-        }
-        !self.stopped.load(Ordering::Acquire)
+impl<I, S, E> Line<I, S, E> {
+    fn new(states: usize) -> Self {
+        let (ready, free) = (BTreeMap::new(), Vec::new());
+        let inside = Inside { next: 0, ready, busy: false, free, unmade: states, stopped: false, error: None };
+        Self { inside: Mutex::new(inside), changed: Condvar::new() }
     }
 
-    fn pass_on(&self) {
-        let next = self.next.fetch_add(1, Ordering::AcqRel).saturating_add(1);
-        if let Some(sleeper) = lock(&self.asleep).get(&next) {
-            sleeper.unpark();
+    /// Returns a state, or `Some(None)` when one is to be made, or `None` when all has ended.
+    fn take_state(&self) -> Option<Option<S>> {
+        let mut inside = lock(&self.inside);
+        loop {
+            if inside.stopped {
+                return None;
+            }
+            if let Some(state) = inside.free.pop() {
+                return Some(Some(state));
+            }
+            if let Some(unmade) = inside.unmade.checked_sub(1) {
+                inside.unmade = unmade;
+                return Some(None);
+            }
+            inside = self.changed.wait(inside).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn give_back(&self, state: S) {
+        lock(&self.inside).free.push(state);
+        self.changed.notify_one();
+    }
+
+    /// Takes item `index`, and gives those whose turn it is to `sink`, unless another thread does that already.
+    fn put(&self, index: usize, state: S, item: Result<I, E>, mut sink: impl FnMut(&mut S, I) -> Result<(), E>) {
+        let mut inside = lock(&self.inside);
+        inside.ready.insert(index, (state, item));
+        if inside.busy {
+            return;
+        }
+        inside.busy = true;
+        while let (false, next) = (inside.stopped, inside.next)
+            && let Some((mut state, item)) = inside.ready.remove(&next)
+        {
+            drop(inside);
+            let done = item.and_then(|item| sink(&mut state, item));
+            inside = lock(&self.inside);
+            inside.next = next.saturating_add(1);
+            inside.free.push(state);
+            self.changed.notify_one();
+            if let Err(error) = done {
+                drop(inside);
+                return self.stop(error);
+            }
+        }
+        inside.busy = false;
     }
 
     fn stop(&self, error: E) {
-        lock(&self.error).get_or_insert(error);
+        lock(&self.inside).error.get_or_insert(error);
         self.end();
     }
 
     fn end(&self) {
-        self.stopped.store(true, Ordering::Release);
-        lock(&self.asleep).values().for_each(Thread::unpark);
+        lock(&self.inside).stopped = true;
+        self.changed.notify_all();
     }
 }
 
-/// Ends all turns when it is dropped.
-struct Ended<'a, E>(&'a Turns<E>);
+/// Ends everything when it is dropped.
+struct Ended<'a, I, S, E>(&'a Line<I, S, E>);
 
-impl<E> Drop for Ended<'_, E> {
+impl<I, S, E> Drop for Ended<'_, I, S, E> {
     fn drop(&mut self) {
         self.0.end();
     }
@@ -161,8 +191,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Looks before sleeping: some ten microseconds.
-const SPINS: u32 = 1 << 9;
+/// States beyond one for each thread: items that are done and wait for one before them.
+const SPARE: usize = 4;
 
 #[cfg(test)]
 mod tests {

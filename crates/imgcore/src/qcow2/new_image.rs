@@ -40,7 +40,10 @@ impl<'a, T: Resize + ?Sized> NewImage<'a, T> {
         let header = options.header()?;
         let geometry = header.geometry;
         header.encode()?;
-        target.resize(0)?;
+        // ext4 takes a file that was made empty for one that is rewritten in place, and stores it as soon as it is closed.
+        if target.size() > 0 {
+            target.resize(0)?;
+        }
         let mut image = Self {
             l1: vec![0; to_usize(header.l1_entries)],
             table: Vec::new(),

@@ -250,3 +250,65 @@ fn what_lies_behind_the_end_of_a_file_reads_as_qemu_reads_it() {
     sandbox().program().args(["image", "convert", "-f", "qcow2", "-O", "raw"]).arg(&image).arg(&copy).run();
     assert!(std::fs::read(copy).unwrap() == content(&image));
 }
+
+/// Changes an image of 64 KiB clusters whose L2 table is given.
+type Damage = fn(&mut [u8], usize);
+
+fn put(bytes: &mut [u8], at: usize, word: u64) {
+    bytes[at..at + 8].copy_from_slice(&word.to_be_bytes());
+}
+
+fn get(bytes: &[u8], at: usize) -> u64 {
+    u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+const DAMAGES: &[(&str, &str, Damage)] = &[
+    ("a cluster named twice", "compat=1.1", |bytes, l2| put(bytes, l2 + 24, get(bytes, l2 + 32))),
+    ("a cluster behind the end and far away", "compat=1.1", |bytes, l2| put(bytes, l2 + 24, (1 << 63) | (1 << 40))),
+    ("a cluster in the middle of two", "compat=1.1", |bytes, l2| put(bytes, l2 + 24, get(bytes, l2 + 24) + 512)),
+    ("a reserved bit", "compat=1.1", |bytes, l2| put(bytes, l2 + 24, get(bytes, l2 + 24) | 2)),
+    ("a block of refcounts named twice", "compat=1.1", |bytes, _| {
+        let table = get(bytes, 48) as usize;
+        put(bytes, table + 8, get(bytes, table));
+    }),
+    ("no refcounts", "compat=1.1", |bytes, _| put(bytes, get(bytes, 48) as usize, 0)),
+    ("an unused cluster in the middle of two", "extended_l2=on", |bytes, l2| {
+        put(bytes, l2 + 32, get(bytes, l2 + 32) + 512);
+        put(bytes, l2 + 40, 0);
+    }),
+    ("one snapshot too many", "compat=1.1", |bytes, _| bytes[63] = 2),
+    ("a snapshot without the size of its disk", "compat=1.1", |bytes, _| {
+        let table = get(bytes, 64) as usize;
+        bytes[table + 36..table + 40].copy_from_slice(&8_u32.to_be_bytes());
+    }),
+];
+
+#[test]
+fn repairs_of_other_structures_report_what_qemu_img_reports() {
+    let sandbox = sandbox();
+    for (what, options, damage) in DAMAGES {
+        let bench = Bench::new(0);
+        let (ours, theirs) = (bench.path("ours.qcow2"), bench.path("theirs.qcow2"));
+        Tool::new("qemu-img").args(["create", "-q", "-f", "qcow2", "-o", options]).arg(&ours).arg("4M").run();
+        Tool::new("qemu-io").args(["-c", "write 0 1M"]).arg(&ours).run();
+        if what.contains("snapshot") {
+            Tool::new("qemu-img").args(["snapshot", "-c", "one"]).arg(&ours).run();
+        }
+        let mut bytes = std::fs::read(&ours).unwrap();
+        let l2 = (get(&bytes, get(&bytes, 40) as usize) & 0x00ff_ffff_ffff_fe00) as usize;
+        damage(&mut bytes, l2);
+        std::fs::write(&ours, &bytes).unwrap();
+        std::fs::write(&theirs, &bytes).unwrap();
+        let report = |tool: Tool, image: &Path| {
+            let output = tool.args(["check", "--output=json", "-r", "all"]).arg(image).output();
+            let mut report: Value = serde_json::from_slice(&output.stdout).unwrap();
+            // The new refcounts take other clusters.
+            report.as_object_mut().unwrap().retain(|key, _| key != "image-end-offset" && key != "filename");
+            (output.status.code(), report)
+        };
+        let told = report(sandbox.program().arg("image"), &ours);
+        assert_eq!(told, report(Tool::new("qemu-img"), &theirs), "{what}");
+        let judged = Tool::new("qemu-img").args(["check", "-q", "-f", "qcow2"]).arg(&ours).output();
+        assert_eq!(judged.status.code(), told.0, "{what}");
+    }
+}

@@ -161,3 +161,45 @@ fn entry_of(word: u64, bitmap: u64, index: u64, geometry: Geometry, external: bo
 
 /// Bits 1-8 and 56-61.
 const RESERVED: u64 = 0x3f00_0000_0000_01fe;
+
+#[cfg(test)]
+mod tests {
+    use super::{COMPRESSED, COPIED, Fault, Geometry, Item, Run, digest};
+
+    const PLAIN: Geometry = Geometry { cluster_bits: 16, extended_l2: false, refcount_order: 4 };
+
+    #[test]
+    fn clusters_that_follow_each_other_are_one_item_and_others_are_not() {
+        let words = [0, COPIED | 0x5_0000, COPIED | 0x6_0000, 0x7_0000, 0, 0x8_0000, 1, COMPRESSED | 0x9_0010];
+        let run = |host, count, word, index| Item::Run(Run { host, count, copied: word & COPIED != 0, word, index });
+        let wanted = [
+            run(0x5_0000, 2, COPIED | 0x5_0000, 1),
+            run(0x7_0000, 1, 0x7_0000, 3),
+            run(0x8_0000, 1, 0x8_0000, 5),
+            Item::Compressed { start: 0x9_0010, len: 512 - 16 },
+        ];
+        assert_eq!(digest(&words, PLAIN, false), wanted);
+    }
+
+    #[test]
+    fn each_broken_rule_is_a_fault() {
+        for (word, external, fault) in [
+            (0x5_0002, false, Fault::Reserved(0x5_0002)),
+            (0x5_0200, false, Fault::Misaligned(0x5_0200)),
+            (0x5_0201, false, Fault::MisalignedUnused(0x5_0200)),
+            (COMPRESSED | COPIED | 0x5_0000, false, Fault::CompressedCopied(0x5_0000)),
+            (COMPRESSED, true, Fault::CompressedExternal { index: 0, word: COMPRESSED }),
+        ] {
+            assert_eq!(digest(&[word], PLAIN, external).first(), Some(&Item::Fault(fault)));
+        }
+        let extended = Geometry { extended_l2: true, ..PLAIN };
+        for (words, fault) in [
+            ([0x5_0000, (1 << 32) | 1], Fault::Subclusters(0x5_0000)),
+            ([0, 1], Fault::SubclustersNowhere),
+            ([COMPRESSED, 1], Fault::CompressedSubclusters { index: 0, word: COMPRESSED }),
+            ([0x5_0200, 1 << 32], Fault::MisalignedUnused(0x5_0200)),
+        ] {
+            assert_eq!(digest(&words, extended, false).first(), Some(&Item::Fault(fault)));
+        }
+    }
+}

@@ -186,3 +186,27 @@ pub(super) fn tally(bytes: &[u8], order: u32, entries: u64) -> (u64, Option<u64>
 pub(super) const OFFSET: u64 = !511;
 /// Bytes of blocks that are kept.
 const BLOCK_CACHE: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::{are_ones, refcount_block, tally};
+
+    #[test]
+    fn a_block_is_counted_as_one_by_one() {
+        for order in 0..=6 {
+            let entries = (512 * 8) >> order;
+            let mut block = vec![0; 512];
+            for place in 0..entries {
+                refcount_block::set(&mut block, place, order, 1);
+            }
+            assert!(are_ones(&block, 0, entries, order) && !are_ones(&block, 1, entries, order));
+            assert_eq!(tally(&block, order, entries as u64), (entries as u64, Some(entries as u64 - 1)));
+            for place in (0..entries).filter(|place| place % 7 != 3) {
+                refcount_block::set(&mut block, place, order, 0);
+            }
+            assert!(!are_ones(&block, 0, entries, order) && are_ones(&block, 3, 1, order));
+            let left: Vec<usize> = (0..entries).filter(|place| place % 7 == 3).collect();
+            assert_eq!(tally(&block, order, entries as u64), (left.len() as u64, left.last().map(|last| *last as u64)));
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! What is done to hostile images, and how they are made: the bodies of the fuzz targets.
 //!
-//! [`read`] and [`write`] take any bytes; they must neither panic, nor take long, nor take much memory. [`mutate`] damages an
+//! [`read`] and [`write()`] take any bytes; they must neither panic, nor take long, nor take much memory. [`mutate`] damages an
 //! image where it hurts: whole fields and table entries get values that are interesting somewhere.
 
 use std::sync::OnceLock;

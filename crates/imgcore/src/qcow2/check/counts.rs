@@ -245,8 +245,9 @@ const CLUSTERS: usize = 4096;
 const WORDS: usize = CLUSTERS / 64;
 /// Bytes that a page needs beside itself, about.
 const OVERHEAD: u64 = 64;
-/// Bytes of all pages: enough for two bytes for each cluster of 8 TiB in clusters of 64 KiB.
-const MOST_BYTES: u64 = 256 << 20;
+/// Bytes of counts: a repair has three of them, and no image may take more than 512 MiB. Enough for 64 TiB of clusters of 64 KiB, or
+/// for 4 TiB when most of them are shared.
+const MOST_BYTES: u64 = 128 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -36,6 +36,16 @@ pub(super) enum SubclusterKind {
 }
 
 impl Standard {
+    /// Returns what the bytes of subcluster `first` are, and the first subcluster behind it that differs or is in the next cluster.
+    pub(super) fn run(&self, first: u32, geometry: Geometry) -> (SubclusterKind, u32) {
+        let kind = self.kind(first);
+        let mut next = first.saturating_add(1);
+        while next < geometry.subclusters() && self.kind(next) == kind {
+            next = next.saturating_add(1);
+        }
+        (kind, next)
+    }
+
     pub(super) fn kind(&self, subcluster: u32) -> SubclusterKind {
         let bit = 1_u32.wrapping_shl(subcluster);
         if self.zero & bit != 0 {

@@ -110,12 +110,7 @@ impl<S: BlockRead> Image<S> {
             }
             Entry::Standard(standard) => standard,
         };
-        let first = geometry.subcluster(guest.0);
-        let kind = standard.kind(first);
-        let mut next = first.saturating_add(1);
-        while next < geometry.subclusters() && standard.kind(next) == kind {
-            next = next.saturating_add(1);
-        }
+        let (kind, next) = standard.run(geometry.subcluster(guest.0), geometry);
         let len = u64::from(next).saturating_mul(geometry.subcluster_size()).saturating_sub(within);
         let host = standard.host.map(|host| host.plus(within));
         let place = match (kind, host) {

@@ -245,7 +245,7 @@ const CLUSTERS: usize = 4096;
 const WORDS: usize = CLUSTERS / 64;
 /// Bytes that a page needs beside itself, about.
 const OVERHEAD: u64 = 64;
-/// Bytes of counts: a repair has three of them, and no image may take more than 512 MiB. Enough for 64 TiB of clusters of 64 KiB, or
+/// Bytes of counts: a repair has three of them, and no image may take more than 512 MiB. Enough for 50 TiB of clusters of 64 KiB, or
 /// for 4 TiB when most of them are shared.
 const MOST_BYTES: u64 = 128 << 20;
 

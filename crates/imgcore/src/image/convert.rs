@@ -36,6 +36,8 @@ pub type Watch<'a> = &'a (dyn Fn(u64) -> Result<(), block::Error> + Sync);
 
 /// Makes a new image at `path` that holds what `source` shows, in place of whatever was there.
 ///
+/// An external data file is published first, as a second file: a cut between the two leaves it beside an older image at `path`.
+///
 /// The new disk is as large as the source, whatever `new` says. Memory is a few MiB for each thread; zeros are not stored.
 /// `unique` distinguishes the temporary file from those of other programs. Every thread tells `watch` the offset of each read
 /// on the source before it, and at last the size; an error that it returns ends the work.

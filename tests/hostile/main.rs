@@ -102,7 +102,7 @@ impl Place {
         let wrong = [
             (code >= 124, "was stopped by a signal or took too long"),
             (stderr.contains("panicked"), "panicked"),
-            (stderr.contains("unrecognized subcommand"), "is no command"),
+            (stderr.contains("unrecognized subcommand") || stderr.contains("Usage:"), "is no command line"),
         ];
         let why = wrong.iter().find(|(wrong, _)| *wrong)?.1;
         Some(format!("`{line}` {why} ({code}): {}", stderr.chars().take(400).collect::<String>()))

@@ -10,6 +10,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("qcow2", &["block"]),
     ("partition", &["block"]),
     ("fs", &["block"]),
+    ("nbd", &["block"]),
     ("image", &["block", "storage", "qcow2", "partition", "fs"]),
 ];
 

@@ -1,0 +1,9 @@
+//! The Network Block Device protocol: images where other programs expect a device.
+//!
+//! ```text
+//! wire       messages as values, and as bytes; no input or output
+//! ```
+//!
+//! Specification: `doc/proto.md` of the NBD project, in the version with extended headers.
+
+pub mod wire;

@@ -91,7 +91,7 @@ fn a_folder_grows_by_hundreds_of_names_and_shrinks_again() {
 #[test]
 fn an_indexed_folder_of_e2fsck_takes_names_until_its_index_is_built_anew() {
     let hashes = ["legacy", "half_md4", "tea"].into_iter().cycle();
-    for ((shape, ..), hash) in SHAPES.iter().zip(hashes) {
+    for ((shape, ..), hash) in SHAPES.iter().filter(|(.., arguments)| !arguments.contains("^dir_index")).zip(hashes) {
         let image = Image::make(shape, None);
         image.debugfs_write(&format!("ssv def_hash_version {hash}"));
         let name = |number: usize| format!("/big/{}-{number:05}-\u{e9}", "n".repeat(number % 90));
@@ -104,10 +104,94 @@ fn an_indexed_folder_of_e2fsck_takes_names_until_its_index_is_built_anew() {
         image.apply((0..900).step_by(2).map(|at| Edit::Remove { path: path(&name(at)) }).collect()).unwrap();
         image.apply(fill(900..1000)).unwrap();
         image.assert_clean();
-        assert!(image.debugfs("stat /big").contains("Flags: 0x81000"), "{shape}");
+        assert!(image.debugfs("stat /big").lines().any(|line| line.contains("Flags: 0x") && line.ends_with("1000")), "{shape}");
         let ext4 = Ext4::open(image.disk()).unwrap();
         assert_eq!(ext4.read_dir(&path("/big")).unwrap().len(), 550, "{shape}, {hash}");
     }
+}
+
+#[test]
+fn a_file_system_of_revision_0_takes_all_but_extended_attributes() {
+    let image = Image::with(20 << 20, "-t ext2 -r 0 -b 1024", None);
+    image
+        .apply((0..300).map(|at| write(&format!("/many/file-{at}"), pattern(at * 9), Attributes::default())).collect())
+        .unwrap();
+    image
+        .apply(vec![write("/large", pattern(900_000), Attributes::owned(0o600, 70_000, 3)), symlink("/link", "large")])
+        .unwrap();
+    image.assert_clean();
+    assert!(image.debugfs("stat /link").contains("Fast link dest: \"large\""));
+    image.apply(vec![Edit::Remove { path: path("/many") }, write("/large", "small", Attributes::default())]).unwrap();
+    image.assert_clean();
+    let label = Attributes { xattrs: BTreeMap::from([("user.a".to_owned(), vec![1])]), ..Attributes::default() };
+    let error = image.apply(vec![write("/large", "", label)]).unwrap_err();
+    assert!(error.to_string().contains("revision 0"), "{error}");
+}
+
+#[test]
+fn a_block_map_reaches_into_its_double_and_triple_indirect_blocks() {
+    for arguments in ["-t ext3 -b 1024 -I 128", "-t ext2 -b 4096", "-b 2048 -O ^extent,^64bit"] {
+        let image = Image::with(40 << 20, arguments, None);
+        let free = image.debugfs("show_super_stats -h");
+        let mut source = MemoryDisk::default();
+        source.resize(200_000_000).unwrap();
+        let mut source = Staged::new(source);
+        let all = imgcore::block::ByteRange::new(0, 200_000_000).unwrap();
+        source.write_zeroes_at(all, imgcore::block::Hole::Allow).unwrap();
+        for at in [0, 11_000, 13_000, 300_000, 70_000_000, 199_999_000] {
+            source.write_all_at(&pattern(1000), at).unwrap();
+        }
+        let dense = pattern(9_000_000);
+        let edits = vec![
+            write("/sparse", Content::Disk(Arc::new(source)), Attributes::default()),
+            write("/dense", dense.clone(), Attributes::default()),
+        ];
+        image.apply(edits).unwrap_or_else(|error| panic!("{arguments}: {error}"));
+        image.assert_clean();
+        let copy = image.folder.path().join("copy");
+        image.debugfs(&format!("dump /dense {}", copy.display()));
+        assert!(std::fs::read(&copy).unwrap() == dense, "{arguments}");
+        image.debugfs(&format!("dump /sparse {}", copy.display()));
+        assert!(std::fs::read(&copy).unwrap()[70_000_000..70_001_000] == pattern(1000), "{arguments}");
+        image.apply(vec![Edit::Remove { path: path("/dense") }, Edit::Remove { path: path("/sparse") }]).unwrap();
+        image.assert_clean();
+        let counts = |text: &str| text.lines().find(|line| line.starts_with("Free blocks")).unwrap().to_owned();
+        assert_eq!(counts(&image.debugfs("show_super_stats -h")), counts(&free), "{arguments}");
+    }
+}
+
+#[test]
+fn a_block_map_that_runs_in_a_circle_or_out_of_the_file_system_is_an_error() {
+    let image = Image::with(20 << 20, "-t ext2 -b 1024", None);
+    image.apply(vec![write("/large", pattern(3_000_000), Attributes::default())]).unwrap();
+    let double: u32 =
+        image.debugfs("stat /large").split("(DIND):").nth(1).unwrap().split([',', '\n']).next().unwrap().parse().unwrap();
+    let size = 3_000_000;
+    for (field, value) in [("block[IND]", double), ("block[TIND]", double), ("block[3]", 1 << 30), ("block[DIND]", 20_480)] {
+        let damaged = Image::with(20 << 20, "-t ext2 -b 1024", None);
+        std::fs::copy(&image.path, &damaged.path).unwrap();
+        damaged.debugfs_write(&format!("sif /large {field} {value}"));
+        let ext4 = Ext4::open(damaged.disk()).unwrap();
+        let error = ext4.read(&path("/large"), size).unwrap_err();
+        assert!(matches!(error, Error::Corrupt { .. }) && error.to_string().contains("block map"), "{field}: {error}");
+        assert!(damaged.apply(vec![Edit::Remove { path: path("/large") }]).is_err(), "{field}");
+    }
+    // Two files with one block: the first takes it along, the second says so.
+    image.apply(vec![write("/other", pattern(5000), Attributes::default())]).unwrap();
+    let block = image.debugfs("blocks /other").split_whitespace().next().unwrap().to_owned();
+    image.debugfs_write(&format!("sif /large block[0] {block}"));
+    let both = vec![Edit::Remove { path: path("/large") }, Edit::Remove { path: path("/other") }];
+    assert!(matches!(image.apply(both), Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn a_time_behind_2038_does_not_fit_an_inode_of_128_bytes() {
+    let image = Image::make("cirros", None);
+    let late = Attributes { mtime: Some(2_200_000_000), ..Attributes::default() };
+    let before = image.disk();
+    let error = image.apply(vec![write("/late", "", late)]).unwrap_err();
+    assert!(matches!(error, Error::Unrepresentable { .. }) && error.to_string().contains("2200000000"), "{error}");
+    assert_eq!(image.disk(), before);
 }
 
 #[test]

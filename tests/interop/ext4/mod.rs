@@ -26,6 +26,11 @@ pub(crate) const SHAPES: &[(&str, u64, &str)] = &[
     ("bare", 20, "-b 1024 -O ^metadata_csum,^uninit_bg,^flex_bg,^has_journal,^resize_inode"),
     ("large-inodes", 20, "-b 4096 -I 1024 -G 2"),
     ("tea", 20, "-b 1024 -E hash_seed=11111111-2222-3333-4444-555555555555"),
+    ("cirros", 20, "-t ext3 -b 1024 -I 128"),
+    ("ext3", 24, "-t ext3 -I 256"),
+    ("ext2", 20, "-t ext2 -b 2048"),
+    ("ext2-no-types", 20, "-t ext2 -b 1024 -I 128 -O ^filetype,^dir_index"),
+    ("no-extents", 20, "-b 1024 -O ^extent,^64bit"),
 ];
 
 pub(crate) const NOW: Timestamp = Timestamp { secs: 1_760_000_000, nanos: 123_456_789 };
@@ -46,7 +51,10 @@ impl Image {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fs.raw");
         std::fs::File::create(&path).unwrap().set_len(size).unwrap();
-        let mut tool = Tool::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-U", "0b0b0b0b-1111-2222-3333-444444444444"]);
+        let mut tool = Tool::new("mke2fs").args(["-q", "-F", "-U", "0b0b0b0b-1111-2222-3333-444444444444"]);
+        if !arguments.contains("-t ") {
+            tool = tool.args(["-t", "ext4"]);
+        }
         tool = tool.args(arguments.split_whitespace());
         if let Some(tree) = tree {
             tool = tool.arg("-d").arg(tree);

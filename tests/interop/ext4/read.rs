@@ -74,7 +74,6 @@ fn attributes_that_debugfs_set_read_back_from_the_inode_and_from_the_block() {
 #[test]
 fn what_cannot_be_changed_safely_is_refused_by_name() {
     for (arguments, word) in [
-        ("-O ^extent,^64bit", "extents"),
         ("-O inline_data -I 256", "inline_data"),
         ("-O bigalloc -C 65536", "bigalloc"),
         ("-O meta_bg,^resize_inode -b 1024", "meta_bg"),

@@ -3,7 +3,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::checksum::crc32c;
 use super::error::{corrupt, refused};
-use super::inode::{EXTENTS_FLAG, Inode};
+use super::inode::Inode;
 use super::store::Store;
 use super::superblock::{halves, halves16, join};
 use crate::block::BlockRead;
@@ -82,15 +82,11 @@ pub(super) struct ExtentTree {
     pub(super) nodes: Vec<u64>,
 }
 
-/// Reads the extent tree of `inode`.
+/// Reads the extent tree of `inode`, which has one.
 ///
 /// The tree may be anything: its depth falls by one at each level, every entry stays inside the range that its parent gives it,
 /// and ranges ascend, so no node is visited twice.
 pub(super) fn read_tree<D: BlockRead>(store: &Store<D>, inode: &Inode) -> Result<ExtentTree, Error> {
-    if !inode.has_flag(EXTENTS_FLAG) {
-        let reason = format!("keeps inode {} without extents, which is not supported", inode.number);
-        return Err(refused(reason));
-    }
     let mut tree = ExtentTree::default();
     let seed = inode.checksum_seed(store.layout());
     let reader = TreeReader { store, inode: inode.number, seed };
@@ -289,4 +285,4 @@ const MAX_DEPTH: u16 = 5;
 pub(super) const MAX_LEN: u16 = 32768;
 const INLINE_ENTRIES: usize = 4;
 /// The most blocks of a tree that are read: 40 million extents.
-const MAX_NODES: usize = 1 << 17;
+pub(super) const MAX_NODES: usize = 1 << 17;

@@ -29,12 +29,6 @@ pub(super) fn check_writable(raw: &RawSuperblock) -> Result<(), Error> {
         return Err(refused("has deleted files that wait for a mount to free them"));
     }
     refuse(raw.s_feature_ro_compat.get() & !WRITABLE_RO_COMPAT, RO_COMPAT_NAMES)?;
-    if !raw.has_incompat(EXTENTS) {
-        return Err(refused("has no extents (ext2 or ext3): changing it is not supported"));
-    }
-    if !raw.has_incompat(FILETYPE) {
-        return Err(refused("has no file types in its folders: changing it is not supported"));
-    }
     if raw.s_state.get() != STATE_VALID {
         return Err(refused("is marked as having errors or as not unmounted: run e2fsck first"));
     }

@@ -180,7 +180,9 @@ impl Inode {
 
     /// Returns the bytes of contents.
     pub(super) fn size(&self) -> u64 {
-        join(self.raw.i_size_lo.get(), self.raw.i_size_high.get())
+        // In other files, old file systems keep something else in the high half.
+        let is_file = self.raw.i_mode.get() & 0xF000 == 0x8000;
+        join(self.raw.i_size_lo.get(), if is_file { self.raw.i_size_high.get() } else { 0 })
     }
 
     pub(super) fn set_size(&mut self, size: u64) {

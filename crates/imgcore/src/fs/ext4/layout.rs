@@ -103,7 +103,7 @@ impl Layout {
             blocks_per_group,
             inodes_count,
             inodes_per_group,
-            first_inode: raw.s_first_ino.get(),
+            first_inode: raw.first_inode(),
             inode_size,
             desc_size,
             groups,
@@ -203,7 +203,7 @@ impl Layout {
 
 fn inode_geometry(raw: &RawSuperblock, block_size: u32) -> Result<(u32, u16), Error> {
     let bad = |rule: &str| corrupt("superblock", rule);
-    let inode_size = raw.s_inode_size.get();
+    let inode_size = raw.inode_size();
     if inode_size < 128 || !inode_size.is_power_of_two() || u32::from(inode_size) > block_size {
         return Err(bad("an inode has a power of two bytes, at least 128 and at most a block"));
     }
@@ -211,7 +211,7 @@ fn inode_geometry(raw: &RawSuperblock, block_size: u32) -> Result<(u32, u16), Er
     if inodes_per_group == 0 || inodes_per_group > block_size.saturating_mul(8) || !inodes_per_group.is_multiple_of(8) {
         return Err(bad("one block of bits describes a group's inodes, and they are a multiple of 8"));
     }
-    if raw.s_first_ino.get() < 11 || raw.s_first_ino.get() > inodes_per_group {
+    if raw.first_inode() < 11 || raw.first_inode() > inodes_per_group {
         return Err(bad("the first free inode is 11 or above, in the first group"));
     }
     Ok((inodes_per_group, inode_size))

@@ -17,6 +17,7 @@
 
 mod acl;
 mod bitmap;
+mod blockmap;
 mod checksum;
 mod dirent;
 mod edit;

@@ -141,8 +141,11 @@ impl RawSuperblock {
         if raw.s_magic.get() != MAGIC {
             return Err(corrupt("superblock", "its magic is 0xEF53"));
         }
-        if raw.s_rev_level.get() == 0 {
-            return Err(refused("is of revision 0, which is not supported"));
+        if raw.s_rev_level.get() > 1 {
+            return Err(refused(format!("is of revision {}, which is not supported", raw.s_rev_level.get())));
+        }
+        if raw.s_rev_level.get() == 0 && raw.has_features() {
+            return Err(corrupt("superblock", "a file system of revision 0 has no features"));
         }
         if raw.has_ro_compat(super::feature::METADATA_CSUM) {
             if raw.s_checksum_type != 1 {
@@ -162,6 +165,24 @@ impl RawSuperblock {
             self.s_checksum.set(self.checksum());
         }
         zerocopy::transmute!(*self)
+    }
+
+    fn has_features(&self) -> bool {
+        [self.s_feature_compat, self.s_feature_incompat, self.s_feature_ro_compat].iter().any(|mask| mask.get() != 0)
+    }
+
+    /// Returns the first inode that is not reserved.
+    ///
+    /// Spec: "EXT4_GOOD_OLD_FIRST_INO": 11, where the superblock is of revision 0.
+    pub(super) fn first_inode(&self) -> u32 {
+        if self.s_rev_level.get() == 0 { 11 } else { self.s_first_ino.get() }
+    }
+
+    /// Returns the bytes of an inode.
+    ///
+    /// Spec: "EXT4_GOOD_OLD_INODE_SIZE": 128, where the superblock is of revision 0.
+    pub(super) fn inode_size(&self) -> u16 {
+        if self.s_rev_level.get() == 0 { 128 } else { self.s_inode_size.get() }
     }
 
     fn checksum(&self) -> u32 {

@@ -4,7 +4,7 @@ use super::edit::{load_block_map, load_inode_map};
 use super::error::corrupt;
 use super::expect::{Expected, Wanted, expectations};
 use super::extent::FileExtent;
-use super::inode::Inode;
+use super::inode::{EXTENTS_FLAG, Inode};
 use super::own;
 use super::resolve::resolve;
 use super::view::{Stored, Verdict, View};
@@ -18,7 +18,7 @@ use crate::fs::{EditPlan, Error, GuestPath};
 /// The groups of the planned files: bitmaps, descriptors and superblock agree, checksums are right, the blocks of the planned
 /// files are in use and of one file each. Then `ext4-view`, another reader, opens the file system, and type, contents, mode,
 /// owner, link text or absence of each planned path are compared, by this module's reader where that one does not know the file
-/// system (inodes of 128 bytes, the `legacy` hash); times and extended attributes are read by this module. Paths
+/// system (inodes of 128 bytes, block maps, the `legacy` hash, some features); times and extended attributes are read by this module. Paths
 /// are those of the final state. The cost follows the plan, not the disk.
 ///
 /// # Errors
@@ -30,7 +30,7 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
     check_sums(&volume)?;
     let expected = expectations(&volume, plan)?;
     // The other reader refuses inodes of 128 bytes.
-    let view = if volume.layout().inode_size > 128 { Some(View::open(disk)?) } else { None };
+    let view = if volume.layout().inode_size > 128 { View::open(disk)? } else { None };
     let mut groups = BTreeSet::new();
     let mut runs = BTreeMap::new();
     let mut latest: BTreeMap<u32, usize> = BTreeMap::new();
@@ -59,6 +59,8 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
             let at = Stored { path: &expected.path, extents: &extents, block_size };
             // It hashes names as signed bytes only.
             let view = view.as_ref().filter(|_| !volume.layout().unsigned_hash || expected.path.as_str().is_ascii());
+            // It takes a hole in a block map for block 0.
+            let view = view.filter(|_| extents.is_empty() || inode.as_ref().is_none_or(|inode| inode.has_flag(EXTENTS_FLAG)));
             let verdict = view.map(|view| view.compare(disk, expected, &at)).transpose()?;
             if verdict != Some(Verdict::Same) {
                 own::compare(&volume, &expected.path, inode.as_ref(), &extents, &expected.wanted)?;

@@ -108,12 +108,15 @@ impl Ext4Read for Reader {
 }
 
 impl View {
-    /// Opens the file system of `disk`.
-    pub(super) fn open(disk: &dyn BlockRead) -> Result<Self, Error> {
+    /// Opens the file system of `disk`, or returns `None` when it has a feature that the other reader does not know.
+    pub(super) fn open(disk: &dyn BlockRead) -> Result<Option<Self>, Error> {
         let pages = Arc::new(Pages::default());
         let loaded = pages.retry(disk, || ext4_view::Ext4::load(Box::new(Reader(Arc::clone(&pages)))))?;
-        let ext4 = loaded.map_err(|error| corrupt("file system", error.to_string()))?;
-        Ok(Self { ext4, pages })
+        match loaded {
+            Ok(ext4) => Ok(Some(Self { ext4, pages })),
+            Err(Ext4Error::Incompatible(_)) => Ok(None),
+            Err(error) => Err(corrupt("file system", error.to_string())),
+        }
     }
 
     /// Compares what is at a path with what is expected there.

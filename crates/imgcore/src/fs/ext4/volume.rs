@@ -1,3 +1,4 @@
+use super::blockmap::read_map;
 use super::dirent::{is_sealed, kind_of, records};
 use super::error::{corrupt, refused};
 use super::extent::{ExtentTree, FileExtent, read_tree};
@@ -74,7 +75,7 @@ impl<D: BlockRead> Volume<D> {
         if inode.has_flag(ENCRYPT_FLAG) {
             return Err(refused(format!("encrypts inode {}, which is not supported", inode.number)));
         }
-        read_tree(&self.store, inode)
+        if inode.has_flag(EXTENTS_FLAG) { read_tree(&self.store, inode) } else { read_map(&self.store, inode) }
     }
 
     /// Fills `buf` with the contents of a file at `offset`, given its extents; all else is zeros.

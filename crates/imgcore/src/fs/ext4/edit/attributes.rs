@@ -96,6 +96,7 @@ impl<D: BlockWrite> Editor<D> {
         if changes.is_empty() {
             return Ok(());
         }
+        self.expect_features("an extended attribute")?;
         let old = read_xattrs(&self.volume, inode)?;
         check_values_here(&old)?;
         let mut all = old.clone();

@@ -2,9 +2,9 @@ use std::borrow::Cow;
 
 use super::Editor;
 use crate::block::{self, BlockRead, BlockWrite, ByteRange, extents};
-use crate::fs::ext4::extent::{FileExtent, MAX_LEN, encode_tree, nodes_needed};
-use crate::fs::ext4::feature::{HUGE_FILE, LARGE_FILE};
-use crate::fs::ext4::inode::{EXTENTS_FLAG, Inode};
+use crate::fs::ext4::extent::{FileExtent, MAX_LEN};
+use crate::fs::ext4::feature::LARGE_FILE;
+use crate::fs::ext4::inode::Inode;
 use crate::fs::{Content, Error};
 
 impl<D: BlockWrite> Editor<D> {
@@ -12,8 +12,9 @@ impl<D: BlockWrite> Editor<D> {
     pub(super) fn store_contents(&mut self, inode: &mut Inode, content: &Content, group: u32) -> Result<(), Error> {
         let size = content.len();
         let block_size = u64::from(self.volume.layout().block_size);
-        if size.div_ceil(block_size) >= u64::from(u32::MAX) {
-            return Err(self.unrepresentable("a file has fewer than 2^32 blocks"));
+        let most = self.most_blocks();
+        if size.div_ceil(block_size) > most {
+            return Err(self.unrepresentable(format!("a file of this file system has at most {most} blocks")));
         }
         let mut all = Vec::new();
         for (first, last) in data_blocks(content, block_size)? {
@@ -26,51 +27,11 @@ impl<D: BlockWrite> Editor<D> {
         }
         inode.set_size(size);
         if size > LARGEST_SMALL_FILE {
+            self.expect_features("a file of 2 GiB")?;
             let features = self.volume.raw.s_feature_ro_compat.get();
             self.volume.raw.s_feature_ro_compat.set(features | LARGE_FILE);
         }
-        self.store_tree(inode, &all, group)
-    }
-
-    /// Gives a file these extents. The inode, whose tree had no blocks of its own, is not saved.
-    pub(super) fn store_tree(&mut self, inode: &mut Inode, all: &[FileExtent], group: u32) -> Result<(), Error> {
-        let layout = *self.volume.layout();
-        let needed = nodes_needed(all.len(), layout.block_bytes());
-        let mut nodes = Vec::new();
-        for (start, len) in self.allocate(group, u64::try_from(needed).unwrap_or(u64::MAX))? {
-            nodes.extend(start..start.saturating_add(u64::from(len)));
-        }
-        let seed = layout.has_metadata_csum().then(|| inode.checksum_seed(&layout));
-        let tree = encode_tree(all, &nodes, layout.block_bytes(), seed);
-        inode.raw.i_block = tree.root;
-        inode.set_flag(EXTENTS_FLAG, true);
-        for (block, bytes) in tree.nodes {
-            self.volume.store.write(block, bytes);
-        }
-        let data: u64 = all.iter().map(|extent| u64::from(extent.len)).sum();
-        let blocks = data
-            .saturating_add(u64::try_from(nodes.len()).unwrap_or(u64::MAX))
-            .saturating_add(u64::from(inode.xattr_block() != 0));
-        let sectors = blocks.saturating_mul(u64::from(layout.block_size / 512));
-        if sectors > u64::from(u32::MAX) && !self.volume.raw.has_ro_compat(HUGE_FILE) {
-            return Err(self.unrepresentable("a file of 2 TiB needs the feature `huge_file`"));
-        }
-        inode.set_sectors(sectors);
-        Ok(())
-    }
-
-    /// Gives the blocks of a file's contents and of its tree back. The inode is not saved.
-    pub(super) fn free_contents(&mut self, inode: &mut Inode) -> Result<(), Error> {
-        let tree = self.volume.tree(inode)?;
-        for extent in tree.extents {
-            self.free((extent.physical, extent.len))?;
-        }
-        self.free_nodes(&tree.nodes)?;
-        self.store_tree(inode, &[], 0)
-    }
-
-    pub(super) fn free_nodes(&mut self, nodes: &[u64]) -> Result<(), Error> {
-        nodes.iter().try_for_each(|node| self.free((*node, 1)))
+        self.store_tree(inode, &all, group, &[])
     }
 
     /// Copies the blocks of `content` from the `logical` one on into `len` blocks at `start`, piece by piece; what lies behind

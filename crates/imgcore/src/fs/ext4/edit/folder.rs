@@ -6,7 +6,7 @@ use crate::fs::ext4::dirent::{
     Record, TYPE_DIRECTORY, put_record, record_len, records, records_end, seal, set_record_inode, set_record_len,
 };
 use crate::fs::ext4::error::corrupt;
-use crate::fs::ext4::feature::DIR_NLINK;
+use crate::fs::ext4::feature::{DIR_NLINK, FILETYPE};
 use crate::fs::ext4::inode::{INDEX_FLAG, Inode};
 
 /// A name to be put into a folder.
@@ -58,7 +58,7 @@ impl<D: BlockWrite> Editor<D> {
             set_record_len(&mut bytes, record.offset, used);
         }
         let (offset, len) = (record.offset.saturating_add(used), record.len.saturating_sub(used));
-        put_record(&mut bytes, offset, len, name.inode, &name.bytes, name.file_type);
+        put_record(&mut bytes, offset, len, name.inode, &name.bytes, self.stored_type(name));
         self.seal_leaf(folder, &mut bytes);
         Ok(Some(bytes))
     }
@@ -71,7 +71,7 @@ impl<D: BlockWrite> Editor<D> {
         let mut rest = names.iter().peekable();
         while let Some(name) = rest.next() {
             let len = if rest.peek().is_some() { record_len(name.bytes.len()) } else { end.saturating_sub(at) };
-            put_record(&mut bytes, at, len, name.inode, &name.bytes, name.file_type);
+            put_record(&mut bytes, at, len, name.inode, &name.bytes, self.stored_type(name));
             at = at.saturating_add(len);
         }
         if names.is_empty() {
@@ -91,10 +91,9 @@ impl<D: BlockWrite> Editor<D> {
         let tree = self.volume.tree(folder)?;
         let near = tree.extents.last().and_then(|extent| self.volume.layout().group_of_block(extent.physical));
         let block = self.allocate_one(near.map_or(group, |(near, _)| near))?;
-        self.free_nodes(&tree.nodes)?;
         let mut all = tree.extents;
         push_run(&mut all, index, block, 1);
-        self.store_tree(folder, &all, group)?;
+        self.store_tree(folder, &all, group, &tree.nodes)?;
         folder.set_size(index.saturating_add(1).saturating_mul(block_size));
         Ok((logical, block))
     }
@@ -127,7 +126,7 @@ impl<D: BlockWrite> Editor<D> {
         let entry = |inode, name: &[u8]| Name { bytes: name.to_vec(), inode, file_type: TYPE_DIRECTORY };
         let names = [entry(folder.number, b"."), entry(parent, b"..")];
         let group = self.group_of(folder);
-        self.store_tree(folder, &[], group)?;
+        self.store_tree(folder, &[], group, &[])?;
         let (_, block) = self.append_block(folder)?;
         let bytes = self.packed(folder, &names);
         self.volume.store.write(block, bytes);
@@ -165,6 +164,11 @@ impl<D: BlockRead> Editor<D> {
             return Ok(());
         }
         Err(self.unrepresentable("this file system cannot store today's date"))
+    }
+
+    /// Returns the type to store with a name: none where folders have no types.
+    fn stored_type(&self, name: &Name) -> u8 {
+        if self.volume.raw.has_incompat(FILETYPE) { name.file_type } else { 0 }
     }
 
     /// Returns where the records of a block end.

@@ -107,7 +107,6 @@ impl<D: BlockWrite> Editor<D> {
     /// Gives a folder exactly `total` blocks and returns them in order.
     fn resize_folder(&mut self, folder: &mut Inode, total: usize) -> Result<Vec<u64>, Error> {
         let tree = self.volume.tree(folder)?;
-        self.free_nodes(&tree.nodes)?;
         let total = u64::try_from(total).unwrap_or(u64::MAX);
         let mut kept = Vec::new();
         let mut have = 0_u64;
@@ -127,7 +126,7 @@ impl<D: BlockWrite> Editor<D> {
             push_run(&mut kept, have, start, len);
             have = have.saturating_add(u64::from(len));
         }
-        self.store_tree(folder, &kept, group)?;
+        self.store_tree(folder, &kept, group, &tree.nodes)?;
         folder.set_size(total.saturating_mul(u64::from(self.volume.layout().block_size)));
         let run = |extent: &crate::fs::ext4::extent::FileExtent| {
             extent.physical..extent.physical.saturating_add(u64::from(extent.len))

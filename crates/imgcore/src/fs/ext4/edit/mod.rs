@@ -12,6 +12,7 @@ mod index;
 mod inodes;
 mod remove;
 mod steps;
+mod tree;
 
 pub(super) use self::blocks::{bytes_of, fresh_block_map, load_block_map};
 pub(super) use self::contents::read_piece;
@@ -77,6 +78,14 @@ impl<D: BlockRead> Editor<D> {
     #[must_use]
     pub fn free_blocks(&self) -> (u64, u32) {
         (self.volume.raw.free_blocks_count(), self.volume.layout().block_size)
+    }
+
+    /// Checks that the superblock has a place for features, which `what` needs.
+    fn expect_features(&self, what: &str) -> Result<(), Error> {
+        if self.volume.raw.s_rev_level.get() > 0 {
+            return Ok(());
+        }
+        Err(self.unrepresentable(format!("{what} needs a file system of revision 1, and this one is of revision 0")))
     }
 
     fn unrepresentable(&self, rule: impl Into<String>) -> Error {

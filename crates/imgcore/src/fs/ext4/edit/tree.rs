@@ -1,0 +1,65 @@
+use super::Editor;
+use crate::block::BlockWrite;
+use crate::fs::Error;
+use crate::fs::ext4::blockmap::{encode_map, map_nodes_needed, most_blocks};
+use crate::fs::ext4::extent::{FileExtent, encode_tree, nodes_needed};
+use crate::fs::ext4::feature::{EXTENTS, HUGE_FILE};
+use crate::fs::ext4::inode::{EXTENTS_FLAG, Inode};
+
+impl<D: BlockWrite> Editor<D> {
+    /// Gives a file these extents, listed as new files of this file system list them: in an extent tree, or in a block map when
+    /// it has no extents. `spare` are the blocks that its tree or map had; what is not needed of them is given back. The inode is
+    /// not saved.
+    pub(super) fn store_tree(&mut self, inode: &mut Inode, all: &[FileExtent], group: u32, spare: &[u64]) -> Result<(), Error> {
+        let layout = *self.volume.layout();
+        let is_tree = self.volume.raw.has_incompat(EXTENTS);
+        let needed =
+            if is_tree { nodes_needed(all.len(), layout.block_bytes()) } else { map_nodes_needed(all, layout.block_size) };
+        let (kept, given) = spare.split_at(needed.min(spare.len()));
+        given.iter().try_for_each(|node| self.free((*node, 1)))?;
+        let mut nodes = kept.to_vec();
+        let more = needed.saturating_sub(kept.len());
+        for (start, len) in self.allocate(group, u64::try_from(more).unwrap_or(u64::MAX))? {
+            nodes.extend(start..start.saturating_add(u64::from(len)));
+        }
+        let (root, blocks) = if is_tree {
+            let seed = layout.has_metadata_csum().then(|| inode.checksum_seed(&layout));
+            let tree = encode_tree(all, &nodes, layout.block_bytes(), seed);
+            (tree.root, tree.nodes)
+        } else {
+            let map = encode_map(all, &nodes, layout.block_size);
+            let map = map.ok_or_else(|| self.unrepresentable("without extents, a file lies in the first 2^32 blocks"))?;
+            (map.root, map.nodes)
+        };
+        inode.raw.i_block = root;
+        inode.set_flag(EXTENTS_FLAG, is_tree);
+        for (block, bytes) in blocks {
+            self.volume.store.write(block, bytes);
+        }
+        let data: u64 = all.iter().map(|extent| u64::from(extent.len)).sum();
+        let blocks = data
+            .saturating_add(u64::try_from(nodes.len()).unwrap_or(u64::MAX))
+            .saturating_add(u64::from(inode.xattr_block() != 0));
+        let sectors = blocks.saturating_mul(u64::from(layout.block_size / 512));
+        if sectors > u64::from(u32::MAX) && !self.volume.raw.has_ro_compat(HUGE_FILE) {
+            return Err(self.unrepresentable("a file of 2 TiB needs the feature `huge_file`"));
+        }
+        inode.set_sectors(sectors);
+        Ok(())
+    }
+
+    /// Gives the blocks of a file's contents and of its tree back. The inode is not saved.
+    pub(super) fn free_contents(&mut self, inode: &mut Inode) -> Result<(), Error> {
+        let tree = self.volume.tree(inode)?;
+        for extent in tree.extents {
+            self.free((extent.physical, extent.len))?;
+        }
+        self.store_tree(inode, &[], 0, &tree.nodes)
+    }
+
+    /// Returns how many blocks a new file has at most.
+    pub(super) fn most_blocks(&self) -> u64 {
+        // Spec: "Logical blocks are 32 bits wide".
+        if self.volume.raw.has_incompat(EXTENTS) { u64::from(u32::MAX) } else { most_blocks(self.volume.layout().block_size) }
+    }
+}

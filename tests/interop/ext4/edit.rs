@@ -91,7 +91,9 @@ fn a_folder_grows_by_hundreds_of_names_and_shrinks_again() {
 #[test]
 fn an_indexed_folder_of_e2fsck_takes_names_until_its_index_is_built_anew() {
     let hashes = ["legacy", "half_md4", "tea"].into_iter().cycle();
-    for ((shape, ..), hash) in SHAPES.iter().filter(|(.., arguments)| !arguments.contains("^dir_index")).zip(hashes) {
+    for ((shape, ..), hash) in
+        SHAPES.iter().filter(|(.., given)| !given.contains("^dir_index") && !given.contains("-b 65536")).zip(hashes)
+    {
         let image = Image::make(shape, None);
         image.debugfs_write(&format!("ssv def_hash_version {hash}"));
         let name = |number: usize| format!("/big/{}-{number:05}-\u{e9}", "n".repeat(number % 90));
@@ -248,7 +250,8 @@ fn a_file_keeps_inode_owner_mode_attributes_and_links_when_it_is_rewritten() {
 
 #[test]
 fn a_file_that_the_guest_protects_is_refused() {
-    for (flag, word) in [("0x80010", "immutable"), ("0x80020", "append-only"), ("0x180000", "verity")] {
+    for (flag, word) in [("0x80010", "immutable"), ("0x80020", "append-only"), ("0x180000", "verity"), ("0x80800", "encrypted")]
+    {
         let image = Image::make("debian-12", None);
         image.apply(vec![write("/d/kept", "old", Attributes::default())]).unwrap();
         image.debugfs_write(&format!("sif /d/kept flags {flag}"));

@@ -30,6 +30,11 @@ pub(crate) const SHAPES: &[(&str, u64, &str)] = &[
     ("ext3", 24, "-t ext3 -I 256"),
     ("ext2", 20, "-t ext2 -b 2048"),
     ("ext2-no-types", 20, "-t ext2 -b 1024 -I 128 -O ^filetype,^dir_index"),
+    ("meta-bg", 40, "-b 1024 -O meta_bg,^resize_inode -g 1024"),
+    ("partly-meta-bg", 40, "-b 1024 -O meta_bg,^resize_inode,^metadata_csum,^64bit -g 512"),
+    ("large-blocks", 48, "-b 65536 -O ^has_journal"),
+    ("16k-blocks", 48, "-b 16384 -O ^has_journal,^metadata_csum"),
+    ("features", 20, "-b 1024 -I 256 -O mmp,encrypt,stable_inodes,verity,fast_commit,sparse_super2,large_dir,ea_inode"),
     ("no-extents", 20, "-b 1024 -O ^extent,^64bit"),
 ];
 

@@ -3,7 +3,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use imgcore::fs::ext4::Ext4;
-use imgcore::fs::{Error, FileKind, FileSystem as _};
+use imgcore::fs::{Attributes, Edit, Error, FileKind, FileSystem as _};
 use vmimg_tests::tool::Tool;
 
 use super::{Image, SHAPES, path};
@@ -76,12 +76,8 @@ fn what_cannot_be_changed_safely_is_refused_by_name() {
     for (arguments, word) in [
         ("-O inline_data -I 256", "inline_data"),
         ("-O bigalloc -C 65536", "bigalloc"),
-        ("-O meta_bg,^resize_inode -b 1024", "meta_bg"),
         ("-O quota", "quota"),
-        ("-O casefold", "casefold"),
-        ("-O encrypt", "encrypt"),
-        ("-O mmp", "mmp"),
-        ("-O fast_commit", "fast_commit"),
+        ("-o hurd -t ext2", "Hurd"),
     ] {
         let image = Image::with(64 << 20, arguments, None);
         let before = image.disk();
@@ -89,11 +85,29 @@ fn what_cannot_be_changed_safely_is_refused_by_name() {
         assert!(matches!(error, Error::Refused(_)) && error.to_string().contains(word), "{arguments}: {error}");
         assert_eq!(image.disk(), before);
     }
+    let image = Image::make("features", None);
+    image.apply(vec![]).unwrap();
+    let block: u64 =
+        image.debugfs("dump_mmp").split("block_number: ").nth(1).unwrap().lines().next().unwrap().trim().parse().unwrap();
+    let file = fs::File::options().write(true).open(&image.path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[7, 0, 0, 0], block * 1024 + 4).unwrap();
+    let error = image.apply(vec![]).unwrap_err();
+    assert!(matches!(error, Error::Refused(_)) && error.to_string().contains("in use"), "{error}");
+    let image = Image::with(20 << 20, "-O casefold", None);
+    image.apply(vec![Edit::CreateDir { path: path("/d"), attributes: Attributes::default() }]).unwrap();
+    image.debugfs_write("sif /d flags 0x40080000");
+    let below = Edit::CreateDir { path: path("/d/e"), attributes: Attributes::default() };
+    let error = image.apply(vec![below]).unwrap_err();
+    assert!(matches!(error, Error::Refused(_)) && error.to_string().contains("case"), "{error}");
     for (command, word) in [
         ("feature needs_recovery", "journal"),
         ("feature orphan_present", "deleted"),
         ("ssv state 0", "errors"),
         ("ssv last_orphan 12", "deleted"),
+        ("feature read-only", "read-only"),
+        ("feature shared_blocks", "shared_blocks"),
+        ("feature dirdata", "dirdata"),
+        ("feature journal_dev", "journal_dev"),
     ] {
         let image = Image::make("debian-12", None);
         Tool::new("debugfs").args(["-w", "-R", command]).arg(&image.path).run();

@@ -207,7 +207,6 @@ mod tests {
 
     #[test]
     fn places_are_those_of_the_specification() {
-        // Spec: "indirect block: 12 to ($block_size / 4) + 11", "double …: to ($block_size / 4) ^ 2 + ($block_size / 4) + 11"
         assert_eq!([0, 11, 12, 13, 14].map(|index| place(index, 256)), [(0, 0), (11, 0), (12, 1), (268, 2), (65804, 3)]);
         assert_eq!(most_blocks(1024), 16_843_020);
     }

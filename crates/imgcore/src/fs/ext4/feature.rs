@@ -29,6 +29,9 @@ pub(super) fn check_writable(raw: &RawSuperblock) -> Result<(), Error> {
         return Err(refused("has deleted files that wait for a mount to free them"));
     }
     refuse(raw.s_feature_ro_compat.get() & !WRITABLE_RO_COMPAT, RO_COMPAT_NAMES)?;
+    if raw.s_creator_os.get() == OS_HURD {
+        return Err(refused("was made by GNU/Hurd, whose inodes have other fields: changing it is not supported"));
+    }
     if raw.s_state.get() != STATE_VALID {
         return Err(refused("is marked as having errors or as not unmounted: run e2fsck first"));
     }
@@ -45,11 +48,19 @@ fn refuse(unknown: u32, names: &[(u32, &str)]) -> Result<(), Error> {
     Err(refused(format!("has the feature `{name}`, which is not supported")))
 }
 
+/// Spec: "Super Block", `s_creator_os`.
+const OS_HURD: u32 = 1;
+
 // Compatible features.
 pub(super) const HAS_JOURNAL: u32 = 0x4;
 pub(super) const EXT_ATTR: u32 = 0x8;
 pub(super) const RESIZE_INODE: u32 = 0x10;
+pub(super) const DIR_INDEX: u32 = 0x20;
 pub(super) const SPARSE_SUPER2: u32 = 0x200;
+/// The journal may end with commits of another kind, which only count when the journal is to be replayed.
+const FAST_COMMIT: u32 = 0x400;
+const STABLE_INODES: u32 = 0x800;
+const ORPHAN_FILE: u32 = 0x1000;
 
 // Incompatible features.
 pub(super) const FILETYPE: u32 = 0x2;
@@ -57,11 +68,16 @@ pub(super) const RECOVER: u32 = 0x4;
 pub(super) const META_BG: u32 = 0x10;
 pub(super) const EXTENTS: u32 = 0x40;
 pub(super) const BIT64: u32 = 0x80;
+pub(super) const MMP: u32 = 0x100;
 pub(super) const FLEX_BG: u32 = 0x200;
 pub(super) const EA_INODE: u32 = 0x400;
 pub(super) const CSUM_SEED: u32 = 0x2000;
 pub(super) const LARGEDIR: u32 = 0x4000;
 const INLINE_DATA: u32 = 0x8000;
+/// Files may be encrypted; those that are have a flag.
+const ENCRYPT: u32 = 0x10000;
+/// Folders may be blind to case; those that are have a flag.
+const CASEFOLD: u32 = 0x20000;
 
 // Features that keep an older program from writing.
 pub(super) const SPARSE_SUPER: u32 = 0x1;
@@ -75,33 +91,21 @@ pub(super) const METADATA_CSUM: u32 = 0x400;
 const VERITY: u32 = 0x8000;
 const ORPHAN_PRESENT: u32 = 0x10000;
 
-const READABLE_INCOMPAT: u32 = FILETYPE | EXTENTS | BIT64 | FLEX_BG | EA_INODE | CSUM_SEED | LARGEDIR | INLINE_DATA;
+const READABLE_INCOMPAT: u32 =
+    FILETYPE | META_BG | EXTENTS | BIT64 | MMP | FLEX_BG | EA_INODE | CSUM_SEED | LARGEDIR | INLINE_DATA | ENCRYPT | CASEFOLD;
 const WRITABLE_INCOMPAT: u32 = READABLE_INCOMPAT & !INLINE_DATA;
-const WRITABLE_COMPAT: u32 = HAS_JOURNAL | EXT_ATTR | RESIZE_INODE | 0x20 | SPARSE_SUPER2 | 0x800 | 0x1000;
+const WRITABLE_COMPAT: u32 =
+    HAS_JOURNAL | EXT_ATTR | RESIZE_INODE | DIR_INDEX | SPARSE_SUPER2 | FAST_COMMIT | STABLE_INODES | ORPHAN_FILE;
 const WRITABLE_RO_COMPAT: u32 =
     SPARSE_SUPER | LARGE_FILE | HUGE_FILE | GDT_CSUM | DIR_NLINK | EXTRA_ISIZE | METADATA_CSUM | VERITY;
 
 /// Spec: "Super Block", compatible features.
-const COMPAT_NAMES: &[(u32, &str)] = &[
-    (0x1, "dir_prealloc"),
-    (0x2, "imagic_inodes"),
-    (0x40, "lazy_bg"),
-    (0x80, "exclude_inode"),
-    (0x100, "exclude_bitmap"),
-    (0x400, "fast_commit"),
-];
+const COMPAT_NAMES: &[(u32, &str)] =
+    &[(0x1, "dir_prealloc"), (0x2, "imagic_inodes"), (0x40, "lazy_bg"), (0x80, "exclude_inode"), (0x100, "exclude_bitmap")];
 
 /// Spec: "Super Block", incompatible features.
-const INCOMPAT_NAMES: &[(u32, &str)] = &[
-    (0x1, "compression"),
-    (0x8, "journal_dev"),
-    (META_BG, "meta_bg"),
-    (0x100, "mmp"),
-    (0x1000, "dirdata"),
-    (INLINE_DATA, "inline_data"),
-    (0x10000, "encrypt"),
-    (0x20000, "casefold"),
-];
+const INCOMPAT_NAMES: &[(u32, &str)] =
+    &[(0x1, "compression"), (0x8, "journal_dev"), (0x1000, "dirdata"), (INLINE_DATA, "inline_data")];
 
 /// Spec: "Super Block", read-only compatible features.
 const RO_COMPAT_NAMES: &[(u32, &str)] = &[

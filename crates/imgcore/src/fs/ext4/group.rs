@@ -185,13 +185,20 @@ impl Group {
     }
 }
 
-/// Reads all group descriptors of the primary table.
+/// Reads all group descriptors, the primary ones.
 pub(super) fn read_groups<D: BlockRead + ?Sized>(disk: &D, layout: &Layout) -> Result<Vec<Group>, Error> {
     let size = usize::from(layout.desc_size);
-    let groups = usize::try_from(layout.groups).unwrap_or(usize::MAX);
-    let mut table = vec![0; groups.saturating_mul(size)];
-    disk.read_exact_at(&mut table, layout.descriptors_offset(0))?;
-    (0..layout.groups).zip(table.chunks_exact(size)).map(|(number, bytes)| Group::decode(bytes, number, layout)).collect()
+    let per_block = layout.descriptors_per_block();
+    let mut groups = Vec::new();
+    let mut block = vec![0; layout.block_bytes()];
+    for first in (0..layout.groups).step_by(usize::try_from(per_block).unwrap_or(usize::MAX)) {
+        disk.read_exact_at(&mut block, layout.descriptor_offset(first))?;
+        let numbers = first..first.saturating_add(per_block).min(layout.groups);
+        for (number, bytes) in numbers.zip(block.chunks_exact(size)) {
+            groups.push(Group::decode(bytes, number, layout)?);
+        }
+    }
+    Ok(groups)
 }
 
 fn checksum(bytes: &[u8], number: u32, layout: &Layout) -> u16 {

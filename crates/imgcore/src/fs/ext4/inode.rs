@@ -348,6 +348,8 @@ pub(super) const EXTENTS_FLAG: u32 = 0x80000;
 pub(super) const VERITY_FLAG: u32 = 0x10_0000;
 pub(super) const EA_INODE_FLAG: u32 = 0x20_0000;
 pub(super) const INLINE_DATA_FLAG: u32 = 0x1000_0000;
+/// Names in the folder are blind to case.
+pub(super) const CASEFOLD_FLAG: u32 = 0x4000_0000;
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,5 @@
 use super::error::{corrupt, refused};
-use super::feature::{BIT64, FLEX_BG, GDT_CSUM, METADATA_CSUM, SPARSE_SUPER, SPARSE_SUPER2};
+use super::feature::{BIT64, FLEX_BG, GDT_CSUM, META_BG, METADATA_CSUM, SPARSE_SUPER, SPARSE_SUPER2};
 use super::superblock::{FLAG_UNSIGNED_HASH, RawSuperblock};
 use crate::fs::Error;
 
@@ -32,6 +32,8 @@ pub(super) struct Layout {
     /// Groups whose bitmaps and tables lie together; at least 1.
     pub(super) groups_per_flex: u32,
     pub(super) reserved_gdt_blocks: u16,
+    /// From this block of descriptors on, each lies in the groups that it describes. `None` without `meta_bg`.
+    pub(super) first_meta_bg: Option<u32>,
     pub(super) checksums: Checksums,
     /// What every crc32c of metadata starts from.
     pub(super) seed: u32,
@@ -109,6 +111,7 @@ impl Layout {
             groups,
             groups_per_flex: groups_per_flex.ok_or_else(|| bad("a flexible group has at most 2^31 groups"))?,
             reserved_gdt_blocks: raw.s_reserved_gdt_blocks.get(),
+            first_meta_bg: raw.has_incompat(META_BG).then_some(raw.s_first_meta_bg.get()),
             checksums: checksums(raw),
             seed: raw.checksum_seed(),
             uuid: raw.s_uuid,
@@ -167,9 +170,32 @@ impl Layout {
         u32::try_from(bytes.div_ceil(u64::from(self.block_size))).unwrap_or(u32::MAX)
     }
 
-    /// Returns the offset in bytes of the descriptor table's copy in `group`.
+    /// Returns the offset in bytes of the descriptor table's copy in `group`, without what `meta_bg` puts elsewhere.
     pub(super) fn descriptors_offset(&self, group: u32) -> u64 {
         self.group_start(group).saturating_add(1).saturating_mul(u64::from(self.block_size))
+    }
+
+    /// Returns how many descriptors a block has.
+    pub(super) fn descriptors_per_block(&self) -> u32 {
+        self.block_size.checked_div(u32::from(self.desc_size)).unwrap_or(1).max(1)
+    }
+
+    /// Returns the offset in bytes of the descriptor of `group` that counts, the primary one.
+    ///
+    /// Spec: "Meta Block Groups": as many groups as a block has descriptors share one block of them. It lies in the first of these
+    /// groups, behind the copy of the superblock when there is one, with copies in the second and the last.
+    pub(super) fn descriptor_offset(&self, group: u32) -> u64 {
+        let per_block = self.descriptors_per_block();
+        let index = group.checked_div(per_block).unwrap_or_default();
+        let inside = group.checked_rem(per_block).unwrap_or_default();
+        let block = if self.first_meta_bg.is_none_or(|first| index < first) {
+            self.group_start(0).saturating_add(1).saturating_add(u64::from(index))
+        } else {
+            let first = index.saturating_mul(per_block);
+            self.group_start(first).saturating_add(u64::from(self.has_superblock(first)))
+        };
+        let inside = u64::from(inside).saturating_mul(u64::from(self.desc_size));
+        block.saturating_mul(u64::from(self.block_size)).saturating_add(inside)
     }
 
     /// Returns the number of blocks of a group's inode table.
@@ -194,10 +220,18 @@ impl Layout {
     /// Returns the number of blocks at the start of `group` that the superblock, the descriptors and the space reserved for
     /// more of them take.
     pub(super) fn overhead_before_bitmaps(&self, group: u32) -> u64 {
-        if !self.has_superblock(group) {
-            return 0;
-        }
-        1_u64.saturating_add(u64::from(self.descriptor_blocks())).saturating_add(u64::from(self.reserved_gdt_blocks))
+        let copy = u64::from(self.has_superblock(group));
+        let per_block = self.descriptors_per_block();
+        let index = group.checked_div(per_block).unwrap_or_default();
+        let table = match self.first_meta_bg {
+            Some(first) if index >= first => {
+                let inside = group.checked_rem(per_block).unwrap_or_default();
+                return copy.saturating_add(u64::from(inside < 2 || inside == per_block.saturating_sub(1)));
+            }
+            Some(first) => first,
+            None => self.descriptor_blocks(),
+        };
+        copy.saturating_mul(u64::from(table).saturating_add(u64::from(self.reserved_gdt_blocks)).saturating_add(1))
     }
 }
 

@@ -30,6 +30,7 @@ mod grow;
 mod hash;
 mod inode;
 mod layout;
+mod mmp;
 mod own;
 mod reader;
 mod resolve;

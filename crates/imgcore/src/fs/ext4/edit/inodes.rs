@@ -6,7 +6,7 @@ use crate::fs::ext4::checksum::crc32c;
 use crate::fs::ext4::error::{corrupt, refused};
 use crate::fs::ext4::group::{Group, INODE_UNINIT};
 use crate::fs::ext4::inode::{
-    APPEND_FLAG, EA_INODE_FLAG, ENCRYPT_FLAG, IMMUTABLE_FLAG, INLINE_DATA_FLAG, Inode, ROOT_INODE, VERITY_FLAG,
+    APPEND_FLAG, CASEFOLD_FLAG, EA_INODE_FLAG, ENCRYPT_FLAG, IMMUTABLE_FLAG, INLINE_DATA_FLAG, Inode, ROOT_INODE, VERITY_FLAG,
 };
 use crate::fs::ext4::layout::Checksums;
 use crate::fs::ext4::volume::Volume;
@@ -165,4 +165,5 @@ const LEFT_ALONE: &[(u32, &str)] = &[
     (VERITY_FLAG, "protected by verity"),
     (EA_INODE_FLAG, "the value of an extended attribute"),
     (INLINE_DATA_FLAG, "stored inside its inode"),
+    (CASEFOLD_FLAG, "blind to case"),
 ];

@@ -22,8 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Timestamp;
 use super::bitmap::Bitmap;
-use super::error::refused;
-use super::feature::check_writable;
+use super::feature::{MMP, check_writable};
+use super::mmp::check_unused;
 use super::superblock::{RawSuperblock, SUPERBLOCK_OFFSET, halves};
 use super::volume::Volume;
 use crate::block::{BlockRead, BlockWrite};
@@ -57,8 +57,8 @@ impl<D: BlockRead> Editor<D> {
     pub fn open(disk: D, now: Timestamp) -> Result<Self, Error> {
         check_writable(&RawSuperblock::read(&disk)?)?;
         let volume = Volume::open(disk)?;
-        if volume.layout().block_size > 4096 {
-            return Err(refused("has blocks of more than 4 KiB, which is not supported for changing it"));
+        if volume.raw.has_incompat(MMP) {
+            check_unused(volume.store.disk(), &volume.raw, volume.layout())?;
         }
         let system = blocks::system_blocks(&volume)?;
         Ok(Self {
@@ -128,9 +128,7 @@ impl<D: BlockWrite> Editor<D> {
         let layout = *self.volume.layout();
         for number in &self.touched {
             let bytes = self.volume.group(*number)?.encode(*number, &layout);
-            let inside = u64::from(*number).saturating_mul(u64::from(layout.desc_size));
-            let offset = layout.descriptors_offset(0).saturating_add(inside);
-            self.volume.store.disk_mut().write_all_at(&bytes, offset)?;
+            self.volume.store.disk_mut().write_all_at(&bytes, layout.descriptor_offset(*number))?;
         }
         Ok(())
     }

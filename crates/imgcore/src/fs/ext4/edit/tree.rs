@@ -59,7 +59,6 @@ impl<D: BlockWrite> Editor<D> {
 
     /// Returns how many blocks a new file has at most.
     pub(super) fn most_blocks(&self) -> u64 {
-        // Spec: "Logical blocks are 32 bits wide".
         if self.volume.raw.has_incompat(EXTENTS) { u64::from(u32::MAX) } else { most_blocks(self.volume.layout().block_size) }
     }
 }

@@ -15,10 +15,11 @@ mod reserved;
 use self::groups::{LastGroup, NewGroup};
 use self::plan::Plan;
 use self::reserved::ReservedBlocks;
-use super::error::{corrupt, refused};
-use super::feature::check_writable;
+use super::error::corrupt;
+use super::feature::{MMP, check_writable};
 use super::group::Group;
 use super::layout::Layout;
+use super::mmp::check_unused;
 use super::superblock::{RawSuperblock, SUPERBLOCK_OFFSET, halves16};
 use super::volume::Volume;
 use crate::block::BlockWrite;
@@ -46,8 +47,8 @@ pub struct Growth {
 pub fn grow<D: BlockWrite>(mut disk: D) -> Result<Growth, Error> {
     let volume = Volume::open(&disk)?;
     check_writable(&volume.raw)?;
-    if volume.layout().block_size > 4096 {
-        return Err(refused("has blocks of more than 4 KiB, which is not supported for changing it"));
+    if volume.raw.has_incompat(MMP) {
+        check_unused(volume.store.disk(), &volume.raw, volume.layout())?;
     }
     let old = *volume.layout();
     let bytes = |layout: &Layout| layout.blocks_count.saturating_mul(u64::from(layout.block_size));

@@ -1,7 +1,7 @@
 use crate::block::BlockRead;
 use crate::fs::Error;
 use crate::fs::ext4::error::{corrupt, refused};
-use crate::fs::ext4::feature::{BIT64, RESIZE_INODE, SPARSE_SUPER2};
+use crate::fs::ext4::feature::{BIT64, META_BG, RESIZE_INODE, SPARSE_SUPER2};
 use crate::fs::ext4::layout::Layout;
 use crate::fs::ext4::superblock::{RawSuperblock, halves, join};
 use crate::fs::ext4::volume::Volume;
@@ -20,6 +20,9 @@ impl Plan {
     pub(super) fn make<D: BlockRead>(volume: &Volume<D>, size: u64) -> Result<Option<Self>, Error> {
         let (mut raw, old) = (volume.raw, volume.layout());
         let Some((blocks, groups)) = target(&raw, old, size) else { return Ok(None) };
+        if raw.has_incompat(META_BG) {
+            return Err(refused("has the feature `meta_bg`, with which growing it is not supported"));
+        }
         if raw.has_compat(SPARSE_SUPER2) {
             return Err(refused("has the feature `sparse_super2`, with which growing it is not supported"));
         }

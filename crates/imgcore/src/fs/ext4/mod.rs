@@ -31,6 +31,7 @@ mod hash;
 mod inode;
 mod layout;
 mod mmp;
+mod names;
 mod own;
 mod reader;
 mod resolve;

@@ -51,6 +51,11 @@ impl Interrupt {
         self.signal.load(Ordering::SeqCst) != 0
     }
 
+    /// Takes the signal back that has come, if one has: it was what a server waits for, and the process ends by itself.
+    pub fn answer(&self) {
+        self.signal.store(0, Ordering::SeqCst);
+    }
+
     /// Does what [`Interrupt::check`] waits for, without a signal.
     pub fn set(&self) {
         self.signal.store(usize::try_from(SIGTERM).unwrap_or(usize::MAX), Ordering::SeqCst);

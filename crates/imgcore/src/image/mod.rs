@@ -23,6 +23,7 @@ mod convert;
 mod convert_into;
 mod copy;
 mod create;
+mod depth;
 mod disk;
 mod error;
 mod format;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::disk::{Layer, named};
 use super::{Disk, Format};
 use crate::block::{self, BlockRead, BlockWrite, ByteRange, Extent, Hole, Resize};
-use crate::qcow2::Image;
+use crate::qcow2::{Image, Version};
 use crate::storage::{FileDisk, Lock};
 
 /// An image opened for writing; nothing below it is ever written.
@@ -63,6 +63,22 @@ impl WritableDisk {
     /// As [`BlockWrite::flush`].
     pub fn close(&mut self) -> Result<(), block::Error> {
         self.with(BlockWrite::flush, |image| Ok(image.close()?))
+    }
+
+    /// Makes `range` read as zeros if that takes less time than to write them; returns whether it did.
+    ///
+    /// # Errors
+    ///
+    /// As [`BlockWrite::write_zeroes_at`].
+    pub fn zero_fast(&mut self, range: ByteRange, hole: Hole) -> Result<bool, block::Error> {
+        self.with(
+            |file| file.zero_fast(range, hole),
+            |image| {
+                // Version 2 has no zero clusters; an external data file is written as a raw one.
+                let fast = image.version() == Version::V3 && image.data_storage().is_none();
+                if fast { image.write_zeroes_at(range, hole).map(|()| true) } else { Ok(false) }
+            },
+        )
     }
 
     /// Returns the next image of the backing chain.

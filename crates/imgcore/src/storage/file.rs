@@ -106,6 +106,16 @@ impl FileDisk {
         self.is_device
     }
 
+    /// Makes `range` read as zeros without writing it; returns whether the file system could.
+    ///
+    /// # Errors
+    ///
+    /// As [`BlockWrite::write_zeroes_at`].
+    pub fn zero_fast(&mut self, range: ByteRange, hole: Hole) -> Result<bool, Error> {
+        self.writable(range.start(), range.len())?;
+        Ok(range.is_empty() || holes::zero(&self.file, range, hole).map_err(|error| self.failed("zero", range, error))?)
+    }
+
     /// Leaves it to the kernel when what is written is stored: nobody will flush.
     pub fn store_late(&mut self) {
         self.writeback = Writeback::off();
@@ -160,8 +170,7 @@ impl BlockWrite for FileDisk {
     }
 
     fn write_zeroes_at(&mut self, range: ByteRange, hole: Hole) -> Result<(), Error> {
-        self.writable(range.start(), range.len())?;
-        if range.is_empty() || holes::zero(&self.file, range, hole).map_err(|error| self.failed("zero", range, error))? {
+        if self.zero_fast(range, hole)? {
             return Ok(());
         }
         let zeros = vec![0; ZEROS];

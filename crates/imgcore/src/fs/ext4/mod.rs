@@ -31,7 +31,6 @@ mod hash;
 mod inode;
 mod layout;
 mod mmp;
-mod names;
 mod own;
 mod reader;
 mod resolve;

@@ -1,12 +1,11 @@
 use super::blockmap::read_map;
-use super::dirent::{is_sealed, kind_of, records, records_end};
+use super::dirent::{is_sealed, kind_of, records};
 use super::error::{corrupt, refused};
 use super::extent::{ExtentTree, FileExtent, read_tree};
 use super::feature::check_readable;
 use super::group::{Group, read_groups};
 use super::inode::{ENCRYPT_FLAG, EXTENTS_FLAG, INDEX_FLAG, INLINE_DATA_FLAG, Inode};
 use super::layout::Layout;
-use super::names::{Asked, FolderNames, Folders, LARGEST_FOLDER, room};
 use super::store::Store;
 use super::superblock::RawSuperblock;
 use crate::block::BlockRead;
@@ -18,7 +17,6 @@ pub(super) struct Volume<D> {
     pub(super) raw: RawSuperblock,
     pub(super) groups: Vec<Group>,
     pub(super) store: Store<D>,
-    pub(super) folders: Folders,
 }
 
 impl<D: BlockRead> Volume<D> {
@@ -28,7 +26,7 @@ impl<D: BlockRead> Volume<D> {
         check_readable(&raw)?;
         let layout = Layout::decode(&raw, disk.size())?;
         let groups = read_groups(&disk, &layout)?;
-        Ok(Self { raw, groups, store: Store::new(disk, layout), folders: Folders::default() })
+        Ok(Self { raw, groups, store: Store::new(disk, layout) })
     }
 
     pub(super) fn layout(&self) -> &Layout {
@@ -157,57 +155,14 @@ impl<D: BlockRead> Volume<D> {
 
     /// Returns the inode that `name` means in a folder.
     pub(super) fn lookup(&self, folder: &Inode, name: &[u8]) -> Result<Option<u32>, Error> {
-        Ok(self.find(folder, name)?.map(|(inode, _)| inode))
-    }
-
-    /// Returns the inode that `name` means in a folder, and the block that says so.
-    pub(super) fn find(&self, folder: &Inode, name: &[u8]) -> Result<Option<(u32, u64)>, Error> {
-        if self.knows(folder, false)? {
-            let Some(block) = self.folders.with(folder.number, |names| names.block_of(name)).flatten() else {
-                return Ok(None);
-            };
-            if let Some(inode) = self.find_in(folder, block, name)? {
-                return Ok(Some((inode, block)));
-            }
-            self.folders.forget(folder.number);
-        }
         for (_, block) in self.folder_blocks(folder)? {
-            if let Some(inode) = self.find_in(folder, block, name)? {
-                return Ok(Some((inode, block)));
+            let bytes = self.folder_block(folder, block)?;
+            let records = records(&bytes, folder.number)?;
+            if let Some(found) = records.iter().find(|record| record.inode != 0 && record.name == name) {
+                return Ok(Some(found.inode));
             }
         }
         Ok(None)
-    }
-
-    fn find_in(&self, folder: &Inode, block: u64, name: &[u8]) -> Result<Option<u32>, Error> {
-        let bytes = self.folder_block(folder, block)?;
-        let records = records(&bytes, folder.number)?;
-        let found = records.iter().find(|record| record.inode != 0 && record.name == name);
-        Ok(found.map(|record| record.inode))
-    }
-
-    /// Returns whether all names of a folder are known: when they were read before, or now that it is worth it or `must` be.
-    ///
-    /// Nothing is known of the largest folders.
-    pub(super) fn knows(&self, folder: &Inode, must: bool) -> Result<bool, Error> {
-        match self.folders.ask(folder.number) {
-            Asked::Known => return Ok(true),
-            Asked::New if !must => return Ok(false),
-            _ if folder.size() > LARGEST_FOLDER => return Ok(false),
-            _ => {}
-        }
-        let end = records_end(self.layout().block_bytes(), self.layout().has_metadata_csum());
-        let mut names = FolderNames::default();
-        for (index, block) in self.folder_blocks(folder)? {
-            let bytes = self.folder_block(folder, block)?;
-            let records = records(&bytes, folder.number)?;
-            names.push_block(index, block, room(&records, end));
-            for record in records.iter().filter(|record| record.inode != 0) {
-                names.add(record.name, block);
-            }
-        }
-        self.folders.keep(folder.number, names);
-        Ok(self.folders.ask(folder.number) == Asked::Known)
     }
 
     /// Returns the names in a folder but `.` and `..`, in stored order.

@@ -62,12 +62,10 @@ impl Request {
     /// Returns the bytes of payload that follow.
     #[must_use]
     pub fn payload_len(&self, style: HeaderStyle) -> u64 {
-        // Spec: "the only command where *length* represents payload length instead of effect length is `NBD_CMD_WRITE`"
-        let has = match style {
-            HeaderStyle::Extended => self.flags & flag::command::PAYLOAD_LEN != 0,
-            HeaderStyle::Simple | HeaderStyle::Structured => self.command == Command::Write.number(),
-        };
-        if has { self.len } else { 0 }
+        // Spec: "the only command where *length* represents payload length instead of effect length is `NBD_CMD_WRITE`". With
+        // extended headers it "MUST use the flag `NBD_CMD_FLAG_PAYLOAD_LEN`", but QEMU 10 sends its payload without it.
+        let flagged = style == HeaderStyle::Extended && self.flags & flag::command::PAYLOAD_LEN != 0;
+        if flagged || self.command == Command::Write.number() { self.len } else { 0 }
     }
 }
 

@@ -48,7 +48,6 @@ impl<D: BlockRead> Editor<D> {
         let before = number.saturating_mul(layout.inodes_per_group);
         let inode = before.saturating_add(index).saturating_add(1);
         let generation = crc32c(crc32c(layout.seed, &inode.to_le_bytes()), &self.now.secs.to_le_bytes());
-        self.volume.folders.forget(inode);
         Ok(Inode::new(inode, &layout, generation))
     }
 

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Arrows point down only and siblings never meet. Nothing here reads the terminal, the environment or the clock, and nothing
-//! makes random numbers of its own: a caller that needs a timestamp or an identifier in an image passes it in.
+//! makes random numbers of its own: a caller that needs a timestamp or an identifier in an image passes it in. `nbd` alone
+//! measures time, to end its waiting.
 #![cfg_attr(
     test,
     allow(

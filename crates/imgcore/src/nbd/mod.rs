@@ -1,11 +1,17 @@
 //! The Network Block Device protocol: images where other programs expect a device.
 //!
 //! ```text
+//! uri        nbd://host/export, nbd+unix:///export?socket=PATH
+//! client     an export of some server as a block device
 //! server     disks for clients, over sockets
 //! wire       messages as values, and as bytes; no input or output
 //! ```
 //!
 //! Specification: `doc/proto.md` of the NBD project, in the version with extended headers.
 
+pub mod client;
 pub mod server;
+mod uri;
 pub mod wire;
+
+pub use uri::{Address, TlsSettings, Uri, UriError};

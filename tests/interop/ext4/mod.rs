@@ -2,6 +2,8 @@
 
 mod bytes;
 mod edit;
+mod folders;
+mod inline;
 mod model;
 mod read;
 
@@ -35,6 +37,8 @@ pub(crate) const SHAPES: &[(&str, u64, &str)] = &[
     ("large-blocks", 48, "-b 65536 -O ^has_journal"),
     ("16k-blocks", 48, "-b 16384 -O ^has_journal,^metadata_csum"),
     ("features", 20, "-b 1024 -I 256 -O mmp,encrypt,stable_inodes,verity,fast_commit,sparse_super2,large_dir,ea_inode"),
+    ("inline", 20, "-b 1024 -I 256 -O inline_data"),
+    ("inline-large", 24, "-b 4096 -I 1024 -O inline_data"),
     ("no-extents", 20, "-b 1024 -O ^extent,^64bit"),
 ];
 
@@ -107,6 +111,16 @@ impl Image {
     pub(crate) fn index_folders(&self) {
         let output = Tool::new("e2fsck").arg("-fyD").arg(&self.path).output();
         assert!(matches!(output.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+
+    /// Runs `action` on the folder where Linux has the file system mounted; the tests run as root.
+    pub(crate) fn mounted<T>(&self, action: impl FnOnce(&Path) -> T) -> T {
+        let at = self.folder.path().join("mounted");
+        std::fs::create_dir_all(&at).unwrap();
+        Tool::new("mount").args(["-t", "ext4", "-o", "loop"]).arg(&self.path).arg(&at).run();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| action(&at)));
+        Tool::new("umount").arg(&at).run();
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// What debugfs answers to a command.

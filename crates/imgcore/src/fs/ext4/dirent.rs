@@ -43,6 +43,11 @@ impl Record<'_> {
     pub(super) fn used(&self) -> usize {
         if self.inode == 0 { 0 } else { record_len(self.name.len()) }
     }
+
+    /// Returns the bytes that another record can take of it, where records end at `end`.
+    pub(super) fn slack(&self, end: usize) -> usize {
+        self.len.min(end.saturating_sub(self.offset)).saturating_sub(self.used())
+    }
 }
 
 /// Returns the records of a block of folder `inode`, in order.

@@ -23,7 +23,6 @@ pub(super) fn check_readable(raw: &RawSuperblock) -> Result<(), Error> {
 /// [`Error::Refused`] names the first feature or state in the way.
 pub(super) fn check_writable(raw: &RawSuperblock) -> Result<(), Error> {
     check_readable(raw)?;
-    refuse(raw.s_feature_incompat.get() & !WRITABLE_INCOMPAT, INCOMPAT_NAMES)?;
     refuse(raw.s_feature_compat.get() & !WRITABLE_COMPAT, COMPAT_NAMES)?;
     if raw.has_ro_compat(ORPHAN_PRESENT) || raw.s_last_orphan.get() != 0 {
         return Err(refused("has deleted files that wait for a mount to free them"));
@@ -93,7 +92,6 @@ const ORPHAN_PRESENT: u32 = 0x10000;
 
 const READABLE_INCOMPAT: u32 =
     FILETYPE | META_BG | EXTENTS | BIT64 | MMP | FLEX_BG | EA_INODE | CSUM_SEED | LARGEDIR | INLINE_DATA | ENCRYPT | CASEFOLD;
-const WRITABLE_INCOMPAT: u32 = READABLE_INCOMPAT & !INLINE_DATA;
 const WRITABLE_COMPAT: u32 =
     HAS_JOURNAL | EXT_ATTR | RESIZE_INODE | DIR_INDEX | SPARSE_SUPER2 | FAST_COMMIT | STABLE_INODES | ORPHAN_FILE;
 const WRITABLE_RO_COMPAT: u32 =
@@ -104,8 +102,7 @@ const COMPAT_NAMES: &[(u32, &str)] =
     &[(0x1, "dir_prealloc"), (0x2, "imagic_inodes"), (0x40, "lazy_bg"), (0x80, "exclude_inode"), (0x100, "exclude_bitmap")];
 
 /// Spec: "Super Block", incompatible features.
-const INCOMPAT_NAMES: &[(u32, &str)] =
-    &[(0x1, "compression"), (0x8, "journal_dev"), (0x1000, "dirdata"), (INLINE_DATA, "inline_data")];
+const INCOMPAT_NAMES: &[(u32, &str)] = &[(0x1, "compression"), (0x8, "journal_dev"), (0x1000, "dirdata")];
 
 /// Spec: "Super Block", read-only compatible features.
 const RO_COMPAT_NAMES: &[(u32, &str)] = &[

@@ -1,6 +1,7 @@
 use super::edit::read_piece;
 use super::expect::Wanted;
 use super::extent::FileExtent;
+use super::inline::is_inline;
 use super::inode::Inode;
 use super::verify::differs;
 use super::volume::Volume;
@@ -58,6 +59,12 @@ fn compare_content<D: BlockRead>(
 ) -> Result<(), Error> {
     if inode.size() != content.len() {
         return Err(differs(path, format!("it has {} bytes, not {}", inode.size(), content.len())));
+    }
+    if is_inline(inode) {
+        let same = volume
+            .contents(inode, inode.size())?
+            .is_some_and(|stored| read_piece(content, 0, stored.len()).is_ok_and(|wanted| wanted == stored));
+        return if same { Ok(()) } else { Err(differs(path, "its contents differ")) };
     }
     let mut offset = 0;
     while offset < content.len() {

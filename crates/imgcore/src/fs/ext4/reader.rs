@@ -84,7 +84,7 @@ impl<D: BlockRead> FileSystem for Ext4<D> {
         let inode = self.find(path, false)?;
         let Some((index, name)) = split_name(name) else { return Ok(None) };
         let all = read_xattrs(&self.volume, &inode)?;
-        let found = all.iter().find(|attribute| attribute.index == index && attribute.name == name);
+        let found = all.iter().find(|attribute| attribute.index == index && attribute.name == name && !attribute.is_contents());
         found.map(|attribute| read_value(&self.volume, &attribute.value)).transpose()
     }
 }

@@ -1,11 +1,13 @@
 use super::blockmap::read_map;
-use super::dirent::{is_sealed, kind_of, records};
+use super::dirent::{Record, is_sealed, kind_of, records, records_end};
 use super::error::{corrupt, refused};
 use super::extent::{ExtentTree, FileExtent, read_tree};
 use super::feature::check_readable;
 use super::group::{Group, read_groups};
-use super::inode::{ENCRYPT_FLAG, EXTENTS_FLAG, INDEX_FLAG, INLINE_DATA_FLAG, Inode};
+use super::inline::{inline_contents, inline_folder, is_inline};
+use super::inode::{ENCRYPT_FLAG, EXTENTS_FLAG, INDEX_FLAG, Inode};
 use super::layout::Layout;
+use super::names::{Asked, FolderNames, Folders, LARGEST_FOLDER, room};
 use super::store::Store;
 use super::superblock::RawSuperblock;
 use crate::block::BlockRead;
@@ -17,6 +19,7 @@ pub(super) struct Volume<D> {
     pub(super) raw: RawSuperblock,
     pub(super) groups: Vec<Group>,
     pub(super) store: Store<D>,
+    pub(super) folders: Folders,
 }
 
 impl<D: BlockRead> Volume<D> {
@@ -26,7 +29,7 @@ impl<D: BlockRead> Volume<D> {
         check_readable(&raw)?;
         let layout = Layout::decode(&raw, disk.size())?;
         let groups = read_groups(&disk, &layout)?;
-        Ok(Self { raw, groups, store: Store::new(disk, layout) })
+        Ok(Self { raw, groups, store: Store::new(disk, layout), folders: Folders::default() })
     }
 
     pub(super) fn layout(&self) -> &Layout {
@@ -69,8 +72,8 @@ impl<D: BlockRead> Volume<D> {
 
     /// Returns where the contents of `inode` lie.
     pub(super) fn tree(&self, inode: &Inode) -> Result<ExtentTree, Error> {
-        if inode.has_flag(INLINE_DATA_FLAG) {
-            return Err(refused(format!("keeps the contents of inode {} inside it, which is not supported", inode.number)));
+        if is_inline(inode) {
+            return Err(corrupt(format!("inode {}", inode.number), "contents that lie in it have no blocks"));
         }
         if inode.has_flag(ENCRYPT_FLAG) {
             return Err(refused(format!("encrypts inode {}, which is not supported", inode.number)));
@@ -105,6 +108,9 @@ impl<D: BlockRead> Volume<D> {
         let Some(size) = usize::try_from(inode.size()).ok().filter(|_| inode.size() <= limit) else { return Ok(None) };
         if size == 0 {
             return Ok(Some(Vec::new()));
+        }
+        if is_inline(inode) {
+            return inline_contents(inode).map(Some);
         }
         let tree = self.tree(inode)?;
         let mut bytes = Vec::new();
@@ -155,44 +161,102 @@ impl<D: BlockRead> Volume<D> {
 
     /// Returns the inode that `name` means in a folder.
     pub(super) fn lookup(&self, folder: &Inode, name: &[u8]) -> Result<Option<u32>, Error> {
+        Ok(self.find(folder, name)?.map(|(inode, _)| inode))
+    }
+
+    /// Returns the inode that `name` means in a folder, and the block that says so, or 0 where that is the folder's inode.
+    pub(super) fn find(&self, folder: &Inode, name: &[u8]) -> Result<Option<(u32, u64)>, Error> {
+        if is_inline(folder) {
+            let (stored, _) = inline_folder(folder)?;
+            let found = stored.all()?.iter().find(|record| record.name == name).map(|record| (record.inode, 0));
+            return Ok(found);
+        }
+        if self.knows(folder, false)? {
+            let Some(block) = self.folders.with(folder.number, |names| names.block_of(name)).flatten() else {
+                return Ok(None);
+            };
+            if let Some(inode) = self.find_in(folder, block, name)? {
+                return Ok(Some((inode, block)));
+            }
+            self.folders.forget(folder.number);
+        }
         for (_, block) in self.folder_blocks(folder)? {
-            let bytes = self.folder_block(folder, block)?;
-            let records = records(&bytes, folder.number)?;
-            if let Some(found) = records.iter().find(|record| record.inode != 0 && record.name == name) {
-                return Ok(Some(found.inode));
+            if let Some(inode) = self.find_in(folder, block, name)? {
+                return Ok(Some((inode, block)));
             }
         }
         Ok(None)
     }
 
+    fn find_in(&self, folder: &Inode, block: u64, name: &[u8]) -> Result<Option<u32>, Error> {
+        let bytes = self.folder_block(folder, block)?;
+        let records = records(&bytes, folder.number)?;
+        let found = records.iter().find(|record| record.inode != 0 && record.name == name);
+        Ok(found.map(|record| record.inode))
+    }
+
+    /// Returns whether all names of a folder are known: when they were read before, or now that it is worth it or `must` be.
+    ///
+    /// Nothing is known of the largest folders.
+    pub(super) fn knows(&self, folder: &Inode, must: bool) -> Result<bool, Error> {
+        match self.folders.ask(folder.number) {
+            Asked::Known => return Ok(true),
+            Asked::New if !must => return Ok(false),
+            _ if folder.size() > LARGEST_FOLDER => return Ok(false),
+            _ => {}
+        }
+        let end = records_end(self.layout().block_bytes(), self.layout().has_metadata_csum());
+        let mut names = FolderNames::default();
+        for (index, block) in self.folder_blocks(folder)? {
+            let bytes = self.folder_block(folder, block)?;
+            let records = records(&bytes, folder.number)?;
+            names.push_block(index, block, room(&records, end));
+            for record in records.iter().filter(|record| record.inode != 0) {
+                names.add(record.name, block);
+            }
+        }
+        self.folders.keep(folder.number, names);
+        Ok(self.folders.ask(folder.number) == Asked::Known)
+    }
+
     /// Returns the names in a folder but `.` and `..`, in stored order.
     pub(super) fn entries(&self, folder: &Inode) -> Result<Vec<DirEntry>, Error> {
         let mut entries = Vec::new();
+        if is_inline(folder) {
+            for record in inline_folder(folder)?.0.all()? {
+                entries.push(self.entry(&record)?);
+            }
+            return Ok(entries);
+        }
         for (_, block) in self.folder_blocks(folder)? {
             let bytes = self.folder_block(folder, block)?;
             for record in records(&bytes, folder.number)? {
-                if record.inode == 0 || record.name == b"." || record.name == b".." {
-                    continue;
+                if record.inode != 0 && record.name != b"." && record.name != b".." {
+                    entries.push(self.entry(&record)?);
                 }
-                let kind = match kind_of(record.file_type) {
-                    Some(kind) => kind,
-                    None => self.inode(record.inode)?.kind()?,
-                };
-                entries.push(DirEntry { name: record.name.to_vec(), kind, inode: u64::from(record.inode) });
             }
         }
         Ok(entries)
+    }
+
+    fn entry(&self, record: &Record<'_>) -> Result<DirEntry, Error> {
+        let kind = match kind_of(record.file_type) {
+            Some(kind) => kind,
+            None => self.inode(record.inode)?.kind()?,
+        };
+        Ok(DirEntry { name: record.name.to_vec(), kind, inode: u64::from(record.inode) })
     }
 }
 
 /// Returns whether the text of a link is in its inode.
 pub(super) fn is_fast_link(inode: &Inode) -> bool {
-    inode.size() < 60 && !inode.has_flag(EXTENTS_FLAG) && !inode.has_flag(INLINE_DATA_FLAG)
+    inode.size() < 60 && !inode.has_flag(EXTENTS_FLAG) && !is_inline(inode)
 }
 
-/// Returns whether an inode of this kind has extents.
+/// Returns whether an inode of this kind has extents or a block map.
 pub(super) fn has_tree(inode: &Inode, kind: FileKind) -> bool {
     match kind {
+        _ if is_inline(inode) => false,
         FileKind::File | FileKind::Directory => true,
         FileKind::Symlink => !is_fast_link(inode),
         _ => false,

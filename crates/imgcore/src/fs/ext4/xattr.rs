@@ -55,6 +55,13 @@ pub(super) struct Xattr {
     pub(super) value: Value,
 }
 
+impl Xattr {
+    /// Returns whether it is a part of the file's contents.
+    pub(super) fn is_contents(&self) -> bool {
+        (self.index, &*self.name) == INLINE_DATA
+    }
+}
+
 /// Where the value of an extended attribute is.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Value {
@@ -65,17 +72,22 @@ pub(super) enum Value {
 
 /// Returns all extended attributes of `inode`: those inside it, then those of its block.
 pub(super) fn read_xattrs<D: BlockRead>(volume: &Volume<D>, inode: &Inode) -> Result<Vec<Xattr>, Error> {
-    let place = format!("extended attributes of inode {}", inode.number);
+    let mut all = read_inside(inode)?;
+    if inode.xattr_block() != 0 {
+        let block = read_block(volume, inode.xattr_block())?;
+        decode(&block, BLOCK_HEADER, &format!("extended attributes of inode {}", inode.number), &mut all)?;
+    }
+    Ok(all)
+}
+
+/// Returns the extended attributes inside `inode`.
+pub(super) fn read_inside(inode: &Inode) -> Result<Vec<Xattr>, Error> {
     let mut all = Vec::new();
     let inside = inode.tail.get(inode.extra_isize()..).unwrap_or_default();
     if let Some((magic, entries)) = inside.split_first_chunk::<4>()
         && u32::from_le_bytes(*magic) == XATTR_MAGIC
     {
-        decode(entries, 0, &place, &mut all)?;
-    }
-    if inode.xattr_block() != 0 {
-        let block = read_block(volume, inode.xattr_block())?;
-        decode(&block, BLOCK_HEADER, &place, &mut all)?;
+        decode(entries, 0, &format!("extended attributes of inode {}", inode.number), &mut all)?;
     }
     Ok(all)
 }
@@ -146,9 +158,10 @@ fn entry_len(name_len: usize) -> usize {
 
 /// Splits attributes into those that fit `inside` bytes in the inode and those for a block of `block` bytes.
 ///
-/// Returns `None` when they do not fit.
-pub(super) fn split(attributes: Vec<Xattr>, inside: usize, block: usize) -> Option<(Vec<Xattr>, Vec<Xattr>)> {
+/// The contents of the file are the first in the inode. Returns `None` when they do not fit.
+pub(super) fn split(mut attributes: Vec<Xattr>, inside: usize, block: usize) -> Option<(Vec<Xattr>, Vec<Xattr>)> {
     let mut free = inside.saturating_sub(END.saturating_add(END));
+    attributes.sort_by_key(|attribute| !attribute.is_contents());
     let (mut here, mut there) = (Vec::new(), Vec::new());
     for attribute in attributes {
         match free.checked_sub(space(&attribute)) {
@@ -158,6 +171,9 @@ pub(super) fn split(attributes: Vec<Xattr>, inside: usize, block: usize) -> Opti
             }
             None => there.push(attribute),
         }
+    }
+    if there.iter().any(Xattr::is_contents) {
+        return None;
     }
     let needed = there.iter().map(space).fold(BLOCK_HEADER.saturating_add(END), usize::saturating_add);
     (needed <= block).then_some((here, there))
@@ -275,6 +291,8 @@ pub(super) fn check_values_here(attributes: &[Xattr]) -> Result<(), Error> {
 
 /// Spec: "Attribute Name Indices".
 const PREFIXES: &[(&str, u8)] = &[("user.", 1), ("trusted.", 4), ("security.", 6), ("system.", 7)];
+/// The attribute that holds what a file in its inode has no other place for.
+pub(super) const INLINE_DATA: (u8, &[u8]) = (7, b"data");
 pub(super) const ACL_ACCESS: u8 = 2;
 pub(super) const ACL_DEFAULT: u8 = 3;
 const WHOLE_NAMES: &[(&str, u8)] =

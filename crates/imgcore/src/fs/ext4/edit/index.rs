@@ -6,7 +6,8 @@
 //! leaf      | record | record | ...                                                                     | tail     |
 //! ```
 //!
-//! A name goes into the leaf of its hash. When that is full, the whole index is built anew, with leaves three quarters full.
+//! A name goes into the leaf of its hash. A full leaf is split; when the node above has no room for another leaf, the whole index is
+//! built anew, with leaves and nodes three quarters full. A folder gets an index when it outgrows its first block.
 //!
 //! Spec: "Hash Tree Directories".
 
@@ -16,72 +17,150 @@ use super::folder::Name;
 use crate::block::{BlockRead, BlockWrite};
 use crate::fs::Error;
 use crate::fs::ext4::checksum::crc32c;
-use crate::fs::ext4::dirent::{put_record, record_len, records};
+use crate::fs::ext4::dirent::{TYPE_DIRECTORY, put_record, record_len, records, set_record_len};
 use crate::fs::ext4::error::corrupt;
-use crate::fs::ext4::feature::LARGEDIR;
+use crate::fs::ext4::feature::{DIR_INDEX, LARGEDIR};
 use crate::fs::ext4::hash::NameHash;
-use crate::fs::ext4::inode::Inode;
+use crate::fs::ext4::inode::{INDEX_FLAG, Inode};
 
 /// The hash and the block of a leaf or node, as its parent lists it.
 type Child = (u32, u32);
 
+/// How a folder's index is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IndexHash {
+    hash: NameHash,
+    /// As the root stores it.
+    version: u8,
+}
+
+/// A node of an index on the way to a name, or the root.
+struct Step {
+    block: u64,
+    bytes: std::sync::Arc<[u8]>,
+    /// Where its table begins.
+    at: usize,
+    children: Vec<Child>,
+    /// Which of the children the name is under.
+    position: usize,
+}
+
+/// A name with its hash, and the second hash that orders equal ones.
+type Hashed = ((u32, u32), Name);
+
 impl<D: BlockWrite> Editor<D> {
     /// Puts a name into a folder with an index. The inode is not saved.
     pub(super) fn insert_indexed(&mut self, folder: &mut Inode, name: &Name) -> Result<(), Error> {
-        let blocks = self.volume.folder_blocks(folder)?;
-        let root = self.indexed_block(folder, &blocks, 0)?;
-        let (hash, levels) = self.index_of(folder, &root.1)?;
-        let (wanted, _) = hash.hash(&name.bytes);
-        let mut children = self.children(folder, &root.1, ROOT_ENTRIES)?;
+        self.volume.knows(folder, true)?;
+        let (root, bytes) = self.indexed_block(folder, 0)?;
+        let (index, levels) = self.index_of(folder, &bytes)?;
+        let (wanted, _) = index.hash.hash(&name.bytes);
+        let mut step = self.step_to(folder, (root, bytes), ROOT_ENTRIES, wanted)?;
         for _ in 0..levels {
-            let (_, bytes) = self.indexed_block(folder, &blocks, choose(&children, wanted))?;
-            children = self.children(folder, &bytes, NODE_ENTRIES)?;
+            let node = self.indexed_block(folder, step.child())?;
+            step = self.step_to(folder, node, NODE_ENTRIES, wanted)?;
         }
-        let (number, leaf) = self.indexed_block(folder, &blocks, choose(&children, wanted))?;
-        if number == root.0 {
+        let (number, leaf) = self.indexed_block(folder, step.child())?;
+        if number == root {
             return Err(bad(folder, "the root is no leaf"));
         }
-        match self.with_name(folder, &leaf, name)? {
-            Some(bytes) => self.volume.store.write(number, bytes),
-            None => self.rebuild(folder, &blocks, hash, name)?,
+        if let Some((bytes, _)) = self.with_name(folder, &leaf, name)? {
+            self.volume.store.write(number, bytes);
+            self.volume.folders.with(folder.number, |names| names.add(&name.bytes, number));
+            return Ok(());
         }
+        if self.split_leaf(folder, &step, (number, &leaf), index.hash, name)? {
+            return Ok(());
+        }
+        self.rebuild(folder, index, name)
+    }
+
+    /// Gives a folder of one block an index, and one more name.
+    pub(super) fn make_index(&mut self, folder: &mut Inode, index: IndexHash, name: &Name) -> Result<(), Error> {
+        self.rebuild(folder, index, name)?;
+        folder.set_flag(INDEX_FLAG, true);
         Ok(())
     }
 
-    /// Builds the index anew with one more name.
-    fn rebuild(&mut self, folder: &mut Inode, blocks: &[(u32, u64)], hash: NameHash, name: &Name) -> Result<(), Error> {
+    /// Returns how a new index hashes names, or `None` when new folders have none.
+    pub(super) fn new_index_hash(&self) -> Result<Option<IndexHash>, Error> {
+        let version = self.volume.raw.s_def_hash_version;
+        if !self.volume.raw.has_compat(DIR_INDEX) || version > LAST_HASH {
+            return Ok(None);
+        }
+        let layout = self.volume.layout();
+        Ok(Some(IndexHash { hash: NameHash::new(version, layout.unsigned_hash, layout.hash_seed)?, version }))
+    }
+
+    /// Moves the second half of a full leaf's names, with `name` among them, to a new one behind it; returns `false` when the node
+    /// above has no room for another leaf.
+    fn split_leaf(
+        &mut self,
+        folder: &mut Inode,
+        above: &Step,
+        leaf: (u64, &[u8]),
+        hash: NameHash,
+        name: &Name,
+    ) -> Result<bool, Error> {
         let mut names = vec![(hash.hash(&name.bytes), name.clone())];
-        for (_, block) in blocks {
-            let bytes = self.volume.store.block(*block)?;
-            for record in records(&bytes, folder.number)? {
-                if record.inode != 0 && record.name != b"." && record.name != b".." {
-                    let name = Name { bytes: record.name.to_vec(), inode: record.inode, file_type: record.file_type };
-                    names.push((hash.hash(record.name), name));
-                }
-            }
+        collect(folder, leaf.1, hash, &mut names)?;
+        sort(&mut names);
+        let size = |names: &[Hashed]| names.iter().map(|(_, name)| record_len(name.bytes.len())).sum::<usize>();
+        let half = size(&names) / 2;
+        let mut used = 0_usize;
+        let first = names.iter().take_while(|(_, name)| {
+            used = used.saturating_add(record_len(name.bytes.len()));
+            used <= half
+        });
+        let at = first.count().max(1);
+        let (before, behind) = names.split_at(at.min(names.len()));
+        let (Some(last), Some(first)) = (before.last(), behind.first()) else { return Ok(false) };
+        let fits = size(before).max(size(behind)) <= self.records_end();
+        if !fits || above.children.len() >= self.limit(above.at) {
+            return Ok(false);
         }
-        names.sort_by(|a, b| (a.0, &a.1.bytes).cmp(&(b.0, &b.1.bytes)));
-        let leaves = self.leaves(&names);
-        let root_limit = self.limit(ROOT_ENTRIES);
-        let node_limit = self.limit(NODE_ENTRIES);
-        let mut widths = Vec::new();
-        let mut width = leaves.len();
-        while width > root_limit {
-            width = width.div_ceil(node_limit);
-            widths.push(width);
+        // The lowest bit says that names of this hash are in the leaf before as well.
+        let start = first.0.0 | u32::from(last.0.0 == first.0.0);
+        let plain = |names: &[Hashed]| names.iter().map(|(_, name)| name.clone()).collect::<Vec<_>>();
+        let (before, behind) = (plain(before), plain(behind));
+        let (index, block) = self.append_block(folder)?;
+        let bytes = self.packed(folder, &before);
+        self.volume.store.write(leaf.0, bytes);
+        let bytes = self.packed(folder, &behind);
+        self.volume.store.write(block, bytes);
+        let mut children = above.children.clone();
+        children.insert(above.position.saturating_add(1).min(children.len()), (start, index));
+        let mut bytes = above.bytes.to_vec();
+        self.put_children(folder, &mut bytes, above.at, &children);
+        self.volume.store.write(above.block, bytes);
+        self.volume.folders.with(folder.number, |names| {
+            names.push_block(index, block, 0);
+            before.iter().for_each(|name| names.set(&name.bytes, leaf.0));
+            behind.iter().for_each(|name| names.set(&name.bytes, block));
+        });
+        Ok(true)
+    }
+
+    /// Builds the index anew with one more name.
+    fn rebuild(&mut self, folder: &mut Inode, index: IndexHash, name: &Name) -> Result<(), Error> {
+        let mut names = vec![(index.hash.hash(&name.bytes), name.clone())];
+        let blocks = self.volume.folder_blocks(folder)?;
+        for (_, block) in &blocks {
+            collect(folder, &self.volume.store.block(*block)?, index.hash, &mut names)?;
         }
-        let most = if self.volume.raw.has_incompat(LARGEDIR) { 2 } else { 1 };
-        if widths.len() > most {
-            return Err(self.unrepresentable("the folder's index has no room for another name"));
-        }
-        let levels = u8::try_from(widths.len()).unwrap_or(u8::MAX);
-        let total = widths.iter().fold(leaves.len().saturating_add(1), |sum, width| sum.saturating_add(*width));
-        let root = self.volume.store.block(blocks.first().map_or(0, |(_, block)| *block))?;
+        sort(&mut names);
+        let first = self.volume.store.block(blocks.first().map_or(0, |(_, block)| *block))?;
+        let parent = records(&first, folder.number)?.iter().find(|record| record.name == b"..").map(|record| record.inode);
+        let parent = parent.ok_or_else(|| bad(folder, "the first block has the folder above"))?;
+        let shape =
+            self.shape(&names).ok_or_else(|| self.unrepresentable("the folder's index has no room for another name"))?;
+        let levels = u8::try_from(shape.widths.len()).unwrap_or(u8::MAX);
+        let total = shape.widths.iter().fold(shape.leaves.len().saturating_add(1), |sum, width| sum.saturating_add(*width));
         let places = self.resize_folder(folder, total)?;
         let mut places = places.into_iter().zip(0_u32..);
         let root_place = places.next();
         let mut children = Vec::new();
-        for (first, leaf) in &leaves {
+        for (first, leaf) in &shape.leaves {
             let Some((place, index)) = places.next() else { break };
             let bytes = self.packed(folder, leaf);
             self.volume.store.write(place, bytes);
@@ -89,7 +168,7 @@ impl<D: BlockWrite> Editor<D> {
         }
         for _ in 0..levels {
             let mut above = Vec::new();
-            for chunk in children.chunks(node_limit) {
+            for chunk in children.chunks(shape.in_node) {
                 let Some((place, index)) = places.next() else { break };
                 let bytes = self.encode_node(folder, chunk);
                 self.volume.store.write(place, bytes);
@@ -98,9 +177,10 @@ impl<D: BlockWrite> Editor<D> {
             children = above;
         }
         if let Some((place, _)) = root_place {
-            let bytes = self.encode_root(folder, &root, levels, &children);
+            let bytes = self.encode_root(folder, parent, (index.version, levels), &children);
             self.volume.store.write(place, bytes);
         }
+        self.volume.folders.forget(folder.number);
         Ok(())
     }
 
@@ -137,15 +217,27 @@ impl<D: BlockWrite> Editor<D> {
 
 impl<D: BlockRead> Editor<D> {
     /// Returns the number and the bytes of the block of a folder at `index`.
-    fn indexed_block(&self, folder: &Inode, blocks: &[(u32, u64)], index: u32) -> Result<(u64, std::sync::Arc<[u8]>), Error> {
-        let at = blocks.binary_search_by_key(&index, |(logical, _)| *logical);
-        let block = at.ok().and_then(|at| blocks.get(at)).map(|(_, block)| *block);
+    fn indexed_block(&self, folder: &Inode, index: u32) -> Result<(u64, std::sync::Arc<[u8]>), Error> {
+        let block = match self.volume.folders.with(folder.number, |names| names.block_at(index)) {
+            Some(block) => block,
+            None => {
+                self.volume.folder_blocks(folder)?.into_iter().find(|(logical, _)| *logical == index).map(|(_, block)| block)
+            }
+        };
         let block = block.ok_or_else(|| bad(folder, "a block of the index exists"))?;
         Ok((block, self.volume.store.block(block)?))
     }
 
+    /// Returns a node or the root, its table beginning at `at`, and which of its children has the hash `wanted`.
+    fn step_to(&self, folder: &Inode, node: (u64, std::sync::Arc<[u8]>), at: usize, wanted: u32) -> Result<Step, Error> {
+        let (block, bytes) = node;
+        let children = self.children(folder, &bytes, at)?;
+        let position = children.partition_point(|(hash, _)| *hash <= wanted).saturating_sub(1);
+        Ok(Step { block, bytes, at, children, position })
+    }
+
     /// Returns the hash and the number of levels below the root.
-    fn index_of(&self, folder: &Inode, root: &[u8]) -> Result<(NameHash, u8), Error> {
+    fn index_of(&self, folder: &Inode, root: &[u8]) -> Result<(IndexHash, u8), Error> {
         let info = root.get(ROOT_INFO..ROOT_ENTRIES).unwrap_or_default();
         let &[_, _, _, _, version, 8, levels, _] = info else {
             return Err(bad(folder, "the root has 8 bytes of information"));
@@ -154,7 +246,8 @@ impl<D: BlockRead> Editor<D> {
             return Err(bad(folder, "it has at most 3 levels"));
         }
         let layout = self.volume.layout();
-        Ok((NameHash::new(version, layout.unsigned_hash, layout.hash_seed)?, levels))
+        let hash = NameHash::new(version, layout.unsigned_hash, layout.hash_seed)?;
+        Ok((IndexHash { hash, version }, levels))
     }
 
     /// Returns the children that a root or node lists, its table beginning at `at`.
@@ -197,9 +290,25 @@ impl<D: BlockRead> Editor<D> {
         entries.saturating_sub(usize::from(layout.has_metadata_csum()))
     }
 
-    /// Returns sorted names as leaves, three quarters full, with the hashes under which the index lists them.
-    fn leaves(&self, names: &[((u32, u32), Name)]) -> Vec<(u32, Vec<Name>)> {
-        let full = self.records_end().saturating_mul(3) / 4;
+    /// Returns the shape of an index of sorted names: leaves and nodes three quarters full where that is not too much, else full.
+    fn shape(&self, names: &[Hashed]) -> Option<Shape> {
+        let most = if self.volume.raw.has_incompat(LARGEDIR) { 2 } else { 1 };
+        let (root_limit, node_limit) = (self.limit(ROOT_ENTRIES), self.limit(NODE_ENTRIES));
+        [3, 4].into_iter().find_map(|quarters| {
+            let leaves = self.leaves(names, self.records_end().saturating_mul(quarters) / 4);
+            let in_node = node_limit.saturating_mul(quarters) / 4;
+            let mut widths = Vec::new();
+            let mut width = leaves.len();
+            while width > root_limit {
+                width = width.div_ceil(in_node);
+                widths.push(width);
+            }
+            (widths.len() <= most).then_some(Shape { leaves, in_node, widths })
+        })
+    }
+
+    /// Returns sorted names as leaves of `full` bytes, with the hashes under which the index lists them.
+    fn leaves(&self, names: &[Hashed], full: usize) -> Vec<(u32, Vec<Name>)> {
         let mut leaves: Vec<(u32, Vec<Name>)> = Vec::new();
         let (mut used, mut last) = (usize::MAX, 0);
         for ((hash, _), name) in names {
@@ -219,13 +328,19 @@ impl<D: BlockRead> Editor<D> {
         leaves
     }
 
-    fn encode_root(&self, folder: &Inode, old: &[u8], levels: u8, children: &[Child]) -> Vec<u8> {
-        let mut bytes = vec![0; self.volume.layout().block_bytes()];
-        if let (Some(to), Some(from)) = (bytes.get_mut(..ROOT_ENTRIES), old.get(..ROOT_ENTRIES)) {
-            to.copy_from_slice(from);
-        }
-        if let Some(place) = bytes.get_mut(ROOT_INFO.saturating_add(6)) {
-            *place = levels;
+    /// Spec: "Hash Tree Directories", `struct dx_root`.
+    fn encode_root(&self, folder: &Inode, parent: u32, (version, levels): (u8, u8), children: &[Child]) -> Vec<u8> {
+        let entry = |inode, name: &[u8]| Name { bytes: name.to_vec(), inode, file_type: TYPE_DIRECTORY };
+        let mut bytes = self.packed(folder, &[entry(folder.number, b"."), entry(parent, b"..")]);
+        // The record of the folder above hides the index, to the end of the block.
+        let above = record_len(1);
+        let to_end = bytes.len().saturating_sub(above);
+        set_record_len(&mut bytes, above, to_end);
+        if let Some(behind) = bytes.get_mut(ROOT_INFO..) {
+            behind.fill(0);
+            if let Some(info) = behind.get_mut(4..7) {
+                info.copy_from_slice(&[version, ROOT_INFO_LEN, levels]);
+            }
         }
         self.put_children(folder, &mut bytes, ROOT_ENTRIES, children);
         bytes
@@ -279,12 +394,40 @@ fn bad(folder: &Inode, rule: &str) -> Error {
     corrupt(format!("index of folder {}", folder.number), rule)
 }
 
-/// Returns the child for a hash: the last one that begins at or before it.
-fn choose(children: &[Child], wanted: u32) -> u32 {
-    let behind = children.partition_point(|(hash, _)| *hash <= wanted);
-    children.get(behind.saturating_sub(1)).map_or(0, |(_, block)| *block)
+/// Adds the names of a block of a folder, but those of the folder itself and the one above.
+fn collect(folder: &Inode, block: &[u8], hash: NameHash, names: &mut Vec<Hashed>) -> Result<(), Error> {
+    for record in records(block, folder.number)? {
+        if record.inode != 0 && record.name != b"." && record.name != b".." {
+            let name = Name { bytes: record.name.to_vec(), inode: record.inode, file_type: record.file_type };
+            names.push((hash.hash(record.name), name));
+        }
+    }
+    Ok(())
 }
 
+fn sort(names: &mut [Hashed]) {
+    names.sort_by(|a, b| (a.0, &a.1.bytes).cmp(&(b.0, &b.1.bytes)));
+}
+
+impl Step {
+    /// Returns the index of the block that the name is under.
+    fn child(&self) -> u32 {
+        self.children.get(self.position).map_or(0, |(_, block)| *block)
+    }
+}
+
+/// An index to be written.
+struct Shape {
+    leaves: Vec<(u32, Vec<Name>)>,
+    /// Children of a node.
+    in_node: usize,
+    /// How many nodes each level has, from the leaves up.
+    widths: Vec<usize>,
+}
+
+const ROOT_INFO_LEN: u8 = 8;
+/// The last of the hashes that a superblock may name: tea, unsigned.
+const LAST_HASH: u8 = 5;
 const ROOT_INFO: usize = 0x18;
 /// Where the table of the root begins.
 const ROOT_ENTRIES: usize = 0x20;

@@ -6,7 +6,7 @@ use crate::fs::ext4::checksum::crc32c;
 use crate::fs::ext4::error::{corrupt, refused};
 use crate::fs::ext4::group::{Group, INODE_UNINIT};
 use crate::fs::ext4::inode::{
-    APPEND_FLAG, CASEFOLD_FLAG, EA_INODE_FLAG, ENCRYPT_FLAG, IMMUTABLE_FLAG, INLINE_DATA_FLAG, Inode, ROOT_INODE, VERITY_FLAG,
+    APPEND_FLAG, CASEFOLD_FLAG, EA_INODE_FLAG, ENCRYPT_FLAG, IMMUTABLE_FLAG, Inode, ROOT_INODE, VERITY_FLAG,
 };
 use crate::fs::ext4::layout::Checksums;
 use crate::fs::ext4::volume::Volume;
@@ -48,6 +48,7 @@ impl<D: BlockRead> Editor<D> {
         let before = number.saturating_mul(layout.inodes_per_group);
         let inode = before.saturating_add(index).saturating_add(1);
         let generation = crc32c(crc32c(layout.seed, &inode.to_le_bytes()), &self.now.secs.to_le_bytes());
+        self.volume.folders.forget(inode);
         Ok(Inode::new(inode, &layout, generation))
     }
 
@@ -164,6 +165,5 @@ const LEFT_ALONE: &[(u32, &str)] = &[
     (ENCRYPT_FLAG, "encrypted"),
     (VERITY_FLAG, "protected by verity"),
     (EA_INODE_FLAG, "the value of an extended attribute"),
-    (INLINE_DATA_FLAG, "stored inside its inode"),
     (CASEFOLD_FLAG, "blind to case"),
 ];

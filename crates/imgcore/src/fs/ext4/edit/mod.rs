@@ -9,6 +9,7 @@ mod blocks;
 mod contents;
 mod folder;
 mod index;
+mod inline;
 mod inodes;
 mod remove;
 mod steps;

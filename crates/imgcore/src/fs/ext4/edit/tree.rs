@@ -4,6 +4,7 @@ use crate::fs::Error;
 use crate::fs::ext4::blockmap::{encode_map, map_nodes_needed, most_blocks};
 use crate::fs::ext4::extent::{FileExtent, encode_tree, nodes_needed};
 use crate::fs::ext4::feature::{EXTENTS, HUGE_FILE};
+use crate::fs::ext4::inline::is_inline;
 use crate::fs::ext4::inode::{EXTENTS_FLAG, Inode};
 
 impl<D: BlockWrite> Editor<D> {
@@ -50,6 +51,9 @@ impl<D: BlockWrite> Editor<D> {
 
     /// Gives the blocks of a file's contents and of its tree back. The inode is not saved.
     pub(super) fn free_contents(&mut self, inode: &mut Inode) -> Result<(), Error> {
+        if is_inline(inode) {
+            return self.clear_inline(inode);
+        }
         let tree = self.volume.tree(inode)?;
         for extent in tree.extents {
             self.free((extent.physical, extent.len))?;

@@ -32,6 +32,11 @@ fn no_image_that_is_changed_is_a_panic_or_takes_long_or_much_memory() {
 }
 
 #[test]
+fn no_image_that_is_checked_and_repaired_is_a_panic_or_takes_long_or_much_memory_or_gets_worse() {
+    run("check", fuzz::check);
+}
+
+#[test]
 fn what_a_fuzzer_is_given_to_begin_with_becomes_an_image() {
     let mut bytes = vec![0; 1 << 20];
     for seed in 0..50 {

@@ -1,6 +1,6 @@
 //! What is done to hostile images, and how they are made: the bodies of the fuzz targets.
 //!
-//! [`read`] and [`write()`] take any bytes; they must neither panic, nor take long, nor take much memory. [`mutate`] damages an
+//! [`read`], [`check`] and [`write()`] take any bytes; they must neither panic, nor take long, nor take much memory. [`mutate`] damages an
 //! image where it hurts: whole fields and table entries get values that are interesting somewhere.
 
 use std::sync::OnceLock;
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use imgcore::block::{BlockRead, BlockWrite, ByteRange, Error, ErrorKind, Hole, MemoryDisk, Resize, extents};
 use imgcore::qcow2::{
-    BitmapChange, Bits, Compression, Content, CreateOptions, Effort, Image, NewBacking, NewBitmap, NewSnapshot, Version,
-    write_image_with,
+    BitmapChange, Bits, Check, Compression, Content, CreateOptions, Effort, Image, NewBacking, NewBitmap, NewSnapshot, Repair,
+    Version, write_image_with,
 };
 
 /// Random numbers that a seed repeats.
@@ -118,6 +118,35 @@ pub fn write(bytes: &[u8]) {
     }
     let _closed = image.close();
     read(image.into_storage().0.as_bytes());
+}
+
+/// Opens `bytes` as an image, checks it, repairs what can be repaired, and checks and reads it again: no repair makes it worse.
+pub fn check(bytes: &[u8]) {
+    let Ok(mut image) = Image::open(SmallDisk(MemoryDisk::new(bytes.to_vec()))) else { return };
+    let Ok(found) = image.check() else { return };
+    let places = |random: &mut Random, size| -> Vec<_> { (0..24).map(|_| place(random, size, 20_000)).collect() };
+    let places = places(&mut Random::new(digest(bytes)), image.size());
+    let contents = |image: &Image<SmallDisk>| -> Vec<Option<Vec<u8>>> {
+        let read = |&(offset, len): &(u64, usize)| {
+            let mut buf = vec![0; len];
+            image.read_exact_at(&mut buf, offset).is_ok().then_some(buf)
+        };
+        places.iter().map(read).collect()
+    };
+    let before = contents(&image);
+    let what = if digest(bytes).is_multiple_of(4) { Repair::Leaks } else { Repair::All };
+    let repaired = image.repair(what);
+    let stored = Image::open(SmallDisk(MemoryDisk::new(image.into_storage().0.as_bytes().to_vec()))).unwrap();
+    for (before, after) in before.iter().zip(contents(&stored)) {
+        assert!(before.is_none() || *before == after, "what was read is something else");
+    }
+    let left = stored.check().unwrap();
+    let faults = |check: &Check| (check.corruptions, check.errors, check.lines.iter().take(20).cloned().collect::<Vec<_>>());
+    assert!(left.corruptions + left.errors <= found.corruptions + found.errors, "{:?} {:?}", faults(&found), faults(&left));
+    if let Ok(repaired) = repaired {
+        assert!(repaired.left == left);
+        assert!(what == Repair::Leaks || left.corruptions > 0 || left.errors > 0 || left.leaks == 0);
+    }
 }
 
 fn change_snapshots(image: &mut Image<SmallDisk>, random: &mut Random) -> Result<(), Error> {

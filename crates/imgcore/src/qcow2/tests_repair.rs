@@ -230,3 +230,19 @@ fn what_a_file_lost_at_its_end_reads_as_zeros_and_never_as_a_table() {
     assert_eq!((numbers(&repaired.left), repaired.found.corruptions), ((0, 0, 0), 5));
     assert!(contents(image.into_storage().as_bytes(), None) == cut);
 }
+
+#[test]
+fn the_header_stays_though_a_table_is_said_to_be_in_its_cluster() {
+    let sound = image(Kind { order: 4, extended: false, compressed: false, snapshot: false });
+    let mut bytes = sound.as_bytes().to_vec();
+    bytes[40..48].fill(0);
+    bytes[36..40].copy_from_slice(&1_u32.to_be_bytes());
+    bytes[24..32].copy_from_slice(&20_480_u64.to_be_bytes());
+    for what in [Repair::Leaks, Repair::All] {
+        let mut image = Image::open(MemoryDisk::new(bytes.clone())).unwrap();
+        let found = image.check().unwrap();
+        let left = image.repair(what).unwrap().left;
+        assert!(left.corruptions <= found.corruptions, "{what:?} {:?} {:?}", found.lines, left.lines);
+        assert_eq!(numbers(&check(image.into_storage().as_bytes())), numbers(&left), "{what:?}");
+    }
+}

@@ -31,7 +31,7 @@ pub(super) fn repair<S: Resize>(survey: &Survey, shadow: &mut Shadow<'_, S>, cha
         let mut words = read_words(storage, "L2 table", HostOffset(table.offset), geometry.words(1))?;
         let external = shadow.image().has_data_file();
         if repair_entries(&mut words, survey, geometry, external, changes) {
-            let host = move_table(shadow, table, &words)?;
+            let host = move_table(survey, shadow, table, &words)?;
             moved.push((table.offset, (host.0, table.weight)));
         }
     }
@@ -105,13 +105,18 @@ pub(super) fn is_misplaced(word: u64, bitmap: u64, geometry: Geometry) -> bool {
     word & COMPRESSED == 0 && unseen && !geometry.is_aligned(word & OFFSET)
 }
 
-fn move_table<S: Resize>(shadow: &mut Shadow<'_, S>, table: Table, words: &[u64]) -> Result<HostOffset, Error> {
+fn move_table<S: Resize>(
+    survey: &Survey,
+    shadow: &mut Shadow<'_, S>,
+    table: Table,
+    words: &[u64],
+) -> Result<HostOffset, Error> {
     let size = shadow.header.geometry.cluster_size();
     let weight = i64::try_from(table.weight).unwrap_or(i64::MAX);
     let host = shadow.allocate(1)?;
     shadow.write(host, &encode_words(words))?;
     shadow.refer(host, size, weight.saturating_sub(1))?;
-    shadow.refer(HostOffset(table.offset), size, weight.saturating_neg())?;
+    leave(survey, shadow, HostOffset(table.offset), size, weight)?;
     Ok(host)
 }
 
@@ -126,8 +131,22 @@ fn place_l1<S: Resize>(survey: &Survey, shadow: &mut Shadow<'_, S>, l1: &[u64]) 
     }
     let host = shadow.allocate(geometry.clusters(len))?;
     shadow.write(host, &encode_words(l1))?;
-    shadow.refer(old, len, -1)?;
+    leave(survey, shadow, old, len, 1)?;
     shadow.header.l1_offset = host;
+    Ok(())
+}
+
+/// Takes `count` references from the clusters under the `len` bytes at `old`, which something was moved out of.
+///
+/// A refcount that is too small stays as it is: not even all that is left is counted there.
+fn leave<S: Resize>(survey: &Survey, shadow: &mut Shadow<'_, S>, old: HostOffset, len: u64, count: i64) -> Result<(), Error> {
+    let geometry = shadow.header.geometry;
+    for cluster in geometry.index(old.0)..geometry.clusters(old.plus(len).0) {
+        if !survey.stays_wrong(cluster) {
+            let host = HostOffset(cluster.saturating_mul(geometry.cluster_size()));
+            shadow.refer(host, geometry.cluster_size(), count.saturating_neg())?;
+        }
+    }
     Ok(())
 }
 

@@ -160,8 +160,8 @@ impl Survey {
         walk.drops_misplaced = what == Repair::All;
         walk.beyond = Some(Counts::new(u64::MAX));
         walk.everything(&snapshots)?;
-        if walk.overflows > 0 {
-            // Refcounts of this width cannot say the truth.
+        if walk.overflows > 0 || walk.cuts_table {
+            // Refcounts of this width cannot say the truth; or the file would have to become longer than all that a table is to have.
             return Ok(None);
         }
         let counts = walk.counts.clone();
@@ -179,7 +179,9 @@ impl Survey {
                 low.insert(cluster, stored);
             }
         })?;
-        let unclear = what == Repair::Leaks && (low.len() >= MOST_LOW || walk.findings.errors > 0);
+        // The file grows by what is written anew, and entries that point behind its end would be faults of another kind then.
+        let unclear =
+            what == Repair::Leaks && (low.len() >= MOST_LOW || walk.findings.errors > 0 || beyond.next_page(0).is_some());
         if unclear {
             return Ok(None);
         }

@@ -25,6 +25,8 @@ pub(super) struct Walk<'a, S> {
     pub(super) misplaced: u64,
     /// Clusters behind the end of the file to which something refers, when they are to be known.
     pub(super) beyond: Option<Counts>,
+    /// Whether a table ends far behind the end of the file.
+    pub(super) cuts_table: bool,
     /// L1 entries with a flag and no table.
     pub(super) bare_flags: u64,
     /// Clusters with more references than a refcount can count.
@@ -51,6 +53,7 @@ impl<'a, S: BlockRead> Walk<'a, S> {
             drops_misplaced: false,
             misplaced: 0,
             beyond: None,
+            cuts_table: false,
             bare_flags: 0,
             overflows: 0,
         })
@@ -69,6 +72,7 @@ impl<'a, S: BlockRead> Walk<'a, S> {
             if let Some(beyond) = &mut self.beyond {
                 beyond.add(first, count, 1, &mut |_| {})?;
             }
+            self.cuts_table |= count > 1 && offset < self.image.storage.size();
             self.findings.corruptions_of_a_kind(weight, || {
                 format!(
                     "ERROR: counting reference for region exceeding the end of the file by one cluster or more: \

@@ -270,6 +270,10 @@ impl<'a> NewRefcounts<'a> {
                 block.dirty = true;
             }
             if new == 0 && change < 0 {
+                if offset == 0 {
+                    // Spec: "The first cluster of a qcow2 image contains the file header."
+                    return Err(below().into());
+                }
                 freed.push(offset);
             }
         }

@@ -1,6 +1,8 @@
 //! Hostile images: the bodies of the fuzz targets on damaged images, for some seconds; `VMIMG_FUZZ_SECONDS` says for how many,
 //! and `VMIMG_FUZZ_SEED` with which to begin.
 
+mod ext4;
+
 use std::time::Duration;
 
 use vmimg_tests::fuzz;
@@ -10,10 +12,14 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
-/// Runs a target, and asserts that the whole process never took more than 512 MiB.
 fn run(name: &str, target: fn(&[u8])) {
+    run_on(name, target, &fuzz::seeds(), fuzz::mutate);
+}
+
+/// Runs a target, and asserts that the whole process never took more than 512 MiB.
+fn run_on(name: &str, target: fn(&[u8]), seeds: &[Vec<u8>], mutate: fn(&mut Vec<u8>, u64)) {
     let time = Duration::from_secs(number("VMIMG_FUZZ_SECONDS").unwrap_or(3));
-    let images = fuzz::run(name, target, number("VMIMG_FUZZ_SEED").unwrap_or(1), time);
+    let images = fuzz::run(name, target, seeds, mutate, number("VMIMG_FUZZ_SEED").unwrap_or(1), time);
     println!("{name}: {images} images");
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

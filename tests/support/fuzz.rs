@@ -339,13 +339,12 @@ fn put(bytes: &mut [u8], at: usize, len: usize, random: &mut Random) {
     bytes[at..at + len].copy_from_slice(&stored[8 - len..]);
 }
 
-/// Runs `target` on damaged images for `time`, the first of which `seed` names, and returns how many there were.
+/// Runs `target` for `time` on what `mutate` makes of `seeds`, the first of which `seed` names, and returns how many there were.
 ///
 /// # Panics
 ///
 /// When the target does, or takes more than 10 seconds; the image is in the folder for temporary files then.
-pub fn run(name: &str, target: fn(&[u8]), seed: u64, time: Duration) -> u64 {
-    let seeds = seeds();
+pub fn run(name: &str, target: fn(&[u8]), seeds: &[Vec<u8>], mutate: fn(&mut Vec<u8>, u64), seed: u64, time: Duration) -> u64 {
     let begun = Instant::now();
     let mut number = seed;
     while begun.elapsed() < time {
@@ -354,7 +353,7 @@ pub fn run(name: &str, target: fn(&[u8]), seed: u64, time: Duration) -> u64 {
         let start = Instant::now();
         let outcome = std::panic::catch_unwind(|| target(&bytes));
         if outcome.is_err() || start.elapsed() > Duration::from_secs(10) {
-            let path = std::env::temp_dir().join(format!("vmimg-{name}-{number}.qcow2"));
+            let path = std::env::temp_dir().join(format!("vmimg-{name}-{number}.img"));
             std::fs::write(&path, &bytes).unwrap();
             panic!("image {number} ({}) took {:?}, panicked: {}", path.display(), start.elapsed(), outcome.is_err());
         }

@@ -5,6 +5,7 @@ mod domain;
 mod frame;
 mod image;
 mod machines;
+mod mkfs;
 mod seed;
 mod store;
 

@@ -48,6 +48,18 @@ fn volume(disk: &Arc<Disk>, partition: u32, range: ByteRange, mut names: VolumeN
 
 /// Returns what people call contents that are known not to be ext4, or `None` for those that may be.
 fn foreign(volume: &dyn BlockRead) -> Result<Option<&'static str>, CommandError> {
+    match known_content(volume)? {
+        Some(EXT) => Ok(None),
+        other => Ok(Some(other.unwrap_or("no known file system"))),
+    }
+}
+
+/// Returns what people call the contents of a volume, or `None` for those that have no known mark.
+///
+/// # Errors
+///
+/// The failure of the disk.
+pub fn known_content(volume: &dyn BlockRead) -> Result<Option<&'static str>, CommandError> {
     let starts = |offset: u64, magic: &[u8]| -> Result<bool, CommandError> {
         let mut bytes = vec![0; magic.len()];
         let end = offset.checked_add(u64::try_from(magic.len()).unwrap_or(u64::MAX));
@@ -62,11 +74,10 @@ fn foreign(volume: &dyn BlockRead) -> Result<Option<&'static str>, CommandError>
             return Ok(Some(name));
         }
     }
-    if starts(EXT_MAGIC_OFFSET, &[0x53, 0xEF])? { Ok(None) } else { Ok(Some("no known file system")) }
+    Ok(None)
 }
 
-/// Where an ext4 superblock has its magic, in bytes.
-const EXT_MAGIC_OFFSET: u64 = 1080;
+const EXT: &str = "ext4";
 
 const MAGICS: &[(u64, &[u8], &str)] = &[
     (0, b"XFSB", "XFS"),
@@ -79,4 +90,5 @@ const MAGICS: &[(u64, &[u8], &str)] = &[
     (4086, b"SWAPSPACE2", "swap space"),
     (32769, b"CD001", "ISO 9660"),
     (65600, b"_BHRfS_M", "btrfs"),
+    (1080, &[0x53, 0xEF], EXT),
 ];

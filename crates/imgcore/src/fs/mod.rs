@@ -1,6 +1,7 @@
 //! File systems: guest paths, a guest's files as seen by a reader, and edits as data.
 
 pub mod ext4;
+pub mod swap;
 
 mod edit;
 mod error;

@@ -7,6 +7,7 @@ mod inject;
 mod inspect;
 mod ls;
 mod manifest;
+mod mkfs;
 mod partitions;
 mod volume;
 
@@ -42,6 +43,8 @@ enum Verb {
     Inject(inject::Args),
     /// Give a partition and its file system the space that the disk has
     Grow(grow::Args),
+    /// Make a file system or swap space
+    Mkfs(mkfs::Args),
 }
 
 /// Runs `vmimg disk`.
@@ -57,5 +60,6 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         Verb::Cat(args) => cat::run(&args, context),
         Verb::Inject(args) => inject::run(&args, context),
         Verb::Grow(args) => grow::run(&args, context),
+        Verb::Mkfs(args) => mkfs::run(&args, context),
     }
 }

@@ -30,6 +30,18 @@ impl Bitmap {
     }
 
     pub(super) fn set(&mut self, range: Range<u32>, used: bool) {
+        let whole = range.start.next_multiple_of(8)..range.end & !7;
+        if whole.start < whole.end {
+            let bytes = place(whole.start).0..place(whole.end).0.min(self.bytes.len());
+            self.bytes.get_mut(bytes).unwrap_or_default().fill(if used { u8::MAX } else { 0 });
+            self.set_each(range.start..whole.start, used);
+            self.set_each(whole.end..range.end, used);
+        } else {
+            self.set_each(range, used);
+        }
+    }
+
+    fn set_each(&mut self, range: Range<u32>, used: bool) {
         for index in range {
             let (byte, mask) = place(index);
             if let Some(byte) = self.bytes.get_mut(byte) {
@@ -103,6 +115,17 @@ mod tests {
     use super::Bitmap;
 
     proptest! {
+        #[test]
+        fn a_range_is_set_as_its_bits_one_by_one(bytes in proptest::collection::vec(any::<u8>(), 1..12), ends in (0_u32..100, 0_u32..100)) {
+            let range = ends.0.min(ends.1)..ends.0.max(ends.1);
+            for used in [false, true] {
+                let (mut at_once, mut one_by_one) = (Bitmap::new(bytes.clone()), Bitmap::new(bytes.clone()));
+                at_once.set(range.clone(), used);
+                one_by_one.set_each(range.clone(), used);
+                assert_eq!(at_once.bytes(), one_by_one.bytes());
+            }
+        }
+
         #[test]
         fn runs_and_counts_are_those_of_a_plain_list(bytes in proptest::collection::vec(any::<u8>(), 1..12), wanted in 1_u32..20) {
             let count = bytes.len() as u32 * 8 - 3;

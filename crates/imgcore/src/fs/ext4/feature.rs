@@ -58,8 +58,8 @@ pub(super) const DIR_INDEX: u32 = 0x20;
 pub(super) const SPARSE_SUPER2: u32 = 0x200;
 /// The journal may end with commits of another kind, which only count when the journal is to be replayed.
 const FAST_COMMIT: u32 = 0x400;
-const STABLE_INODES: u32 = 0x800;
-const ORPHAN_FILE: u32 = 0x1000;
+pub(super) const STABLE_INODES: u32 = 0x800;
+pub(super) const ORPHAN_FILE: u32 = 0x1000;
 
 // Incompatible features.
 pub(super) const FILETYPE: u32 = 0x2;
@@ -84,7 +84,7 @@ pub(super) const LARGE_FILE: u32 = 0x2;
 pub(super) const HUGE_FILE: u32 = 0x8;
 pub(super) const GDT_CSUM: u32 = 0x10;
 pub(super) const DIR_NLINK: u32 = 0x20;
-const EXTRA_ISIZE: u32 = 0x40;
+pub(super) const EXTRA_ISIZE: u32 = 0x40;
 const BIGALLOC: u32 = 0x200;
 pub(super) const METADATA_CSUM: u32 = 0x400;
 const VERITY: u32 = 0x8000;

@@ -271,7 +271,8 @@ fn backups(raw: &RawSuperblock) -> Backups {
     }
 }
 
-fn is_power(mut value: u32, base: u32) -> bool {
+/// Returns whether `value` is a power of `base`; 0 and 1 are.
+pub(super) fn is_power(mut value: u32, base: u32) -> bool {
     while value > 1 && value.checked_rem(base) == Some(0) {
         value = value.checked_div(base).unwrap_or_default();
     }

@@ -19,6 +19,7 @@ mod acl;
 mod bitmap;
 mod blockmap;
 mod checksum;
+mod create;
 mod dirent;
 mod edit;
 mod error;
@@ -43,6 +44,7 @@ mod view;
 mod volume;
 mod xattr;
 
+pub use create::{CreateOptions, FeatureError, Kind, Release, create};
 pub use edit::Editor;
 pub use grow::{Growth, grow};
 pub use reader::Ext4;

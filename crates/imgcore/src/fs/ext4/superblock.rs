@@ -255,9 +255,11 @@ pub(super) fn halves16(value: u32) -> (u16, u16) {
 
 /// Where the primary superblock lies, in bytes.
 pub(super) const SUPERBLOCK_OFFSET: u64 = 1024;
-const MAGIC: u16 = 0xEF53;
+pub(super) const MAGIC: u16 = 0xEF53;
 
 /// `s_state`: cleanly unmounted.
 pub(super) const STATE_VALID: u16 = 1;
+/// `s_flags`: names are hashed as signed bytes.
+pub(super) const FLAG_SIGNED_HASH: u32 = 1;
 /// `s_flags`: names are hashed as unsigned bytes.
 pub(super) const FLAG_UNSIGNED_HASH: u32 = 2;

@@ -12,7 +12,9 @@ mod index;
 mod inline;
 mod inodes;
 mod remove;
+mod special;
 mod steps;
+mod system;
 mod tree;
 
 pub(super) use self::blocks::{bytes_of, fresh_block_map, load_block_map};

@@ -101,7 +101,12 @@ fn count(raw: &mut RawSuperblock, layout: &Layout, last: Option<&LastGroup>, add
 }
 
 /// Writes the superblock and the descriptors into every group that has a copy, the primary last.
-fn write_copies<D: BlockWrite>(disk: &mut D, raw: &mut RawSuperblock, layout: &Layout, groups: &[Group]) -> Result<(), Error> {
+pub(super) fn write_copies<D: BlockWrite>(
+    disk: &mut D,
+    raw: &mut RawSuperblock,
+    layout: &Layout,
+    groups: &[Group],
+) -> Result<(), Error> {
     let block = layout.block_bytes();
     let mut table: Vec<u8> = (0..).zip(groups).flat_map(|(number, group)| group.encode(number, layout)).collect();
     table.resize(usize::try_from(layout.descriptor_blocks()).unwrap_or(usize::MAX).saturating_mul(block), 0);

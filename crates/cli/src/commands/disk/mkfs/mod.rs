@@ -1,0 +1,173 @@
+//! `vmimg disk mkfs`: a file system or swap space, on a new image or on one that is there.
+
+mod ext;
+
+use std::path::{Path, PathBuf};
+
+use imgcore::block::{BlockWrite, MemoryDisk, Resize, Staged};
+use imgcore::fs::ext4::{self, Kind};
+use imgcore::fs::swap;
+use imgcore::image::{self, ConvertOptions, Format, NewDisk};
+use imgcore::partition::Table;
+use imgcore::qcow2::{CreateOptions, Preallocation};
+use serde::Serialize;
+use uuid::Uuid;
+
+use self::ext::ExtArgs;
+use super::change::change;
+use super::volume::{VolumeArgs, window};
+use crate::context::Context;
+use crate::error::{CommandError, ErrorKind};
+use crate::open::TrustArgs;
+use crate::output::{ReportArgs, human_size, printable};
+use crate::size::Size;
+use crate::volumes::known_content;
+
+/// The arguments of `vmimg disk mkfs`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+With SIZE, IMG is a new image; without it, one that is there, and all of its disk
+or the partition N is made anew. A disk with anything known on it is refused
+unless `--force` is given. What is not said is as mke2fs and mkswap choose it.
+
+Examples:
+  vmimg disk mkfs -f qcow2 -L ephemeral0 ext4 data.qcow2 20G
+  vmimg disk mkfs swap swap.raw 2G
+  vmimg disk mkfs --partition 2 -m 1 -O ^has_journal ext4 web1.qcow2")]
+pub(super) struct Args {
+    /// The image's format; for a new one raw, otherwise it is guessed
+    #[arg(short = 'f', long, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// Make it on this partition, not on the whole disk
+    #[arg(long, value_name = "N", conflicts_with = "size")]
+    partition: Option<u32>,
+    /// Overwrite what is there
+    #[arg(long)]
+    force: bool,
+    /// The label: at most 16 bytes, 15 for swap
+    #[arg(short = 'L', long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    label: String,
+    /// The UUID; a random one otherwise
+    #[arg(short = 'U', long, value_name = "UUID")]
+    uuid: Option<Uuid>,
+    #[command(flatten)]
+    ext: ExtArgs,
+    #[command(flatten)]
+    trust: TrustArgs,
+    /// What is made: ext2, ext3, ext4 or swap
+    #[arg(value_name = "TYPE", hide_possible_values = true)]
+    kind: FileSystemKind,
+    /// The image
+    #[arg(value_name = "IMG")]
+    image: PathBuf,
+    /// The size of a new image's disk
+    #[arg(value_name = "SIZE")]
+    size: Option<Size>,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum FileSystemKind {
+    Ext2,
+    Ext3,
+    Ext4,
+    Swap,
+}
+
+/// What was made, as JSON has it; the size is bytes.
+#[derive(Debug, Serialize)]
+struct Made {
+    r#type: &'static str,
+    size: u64,
+    uuid: String,
+    label: String,
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    if args.kind == FileSystemKind::Swap && args.ext != ExtArgs::default() {
+        let message = "swap space has a label and a UUID, and no other options";
+        return Err(CommandError::new(ErrorKind::Usage, message));
+    }
+    let uuid = args.uuid.unwrap_or_else(|| random_uuid(context));
+    let made = match args.size {
+        Some(size) => make_new(args, context, size.0, uuid)?,
+        None => make_on_existing(args, context, uuid)?,
+    };
+    args.report.print(context, &made, Made::text)
+}
+
+/// Makes a new image whose whole disk is the file system; it appears when it is done.
+fn make_new(args: &Args, context: &Context, size: u64, uuid: Uuid) -> Result<Made, CommandError> {
+    let path = context.absolute(&args.image);
+    refuse_existing(args, &path)?;
+    let size = size.checked_next_multiple_of(512).unwrap_or(size);
+    let mut disk = Staged::new(MemoryDisk::new(Vec::new()));
+    disk.resize(size)?;
+    let made = make(args, context, &mut disk, uuid)?;
+    let new = match args.format.unwrap_or(Format::Raw) {
+        Format::Raw => NewDisk::Raw { size, preallocation: Preallocation::Off, no_cow: false },
+        Format::Qcow2 => NewDisk::Qcow2(CreateOptions::new(size)),
+    };
+    let watch = |_| Ok(());
+    image::convert(&disk, &path, &new, &ConvertOptions::default(), context.entropy(None).next_u64(), &watch)?;
+    Ok(made)
+}
+
+fn refuse_existing(args: &Args, path: &Path) -> Result<(), CommandError> {
+    if args.force || path.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let message = format!("`{}` exists", args.image.display());
+    Err(CommandError::new(ErrorKind::Refused, message)
+        .hint("without SIZE, its disk is used as it is")
+        .hint("`--force` makes a new image in its place"))
+}
+
+/// Makes the file system on an image that is there: all of it or nothing.
+fn make_on_existing(args: &Args, context: &Context, uuid: Uuid) -> Result<Made, CommandError> {
+    let image = args.image.clone();
+    let volume = VolumeArgs { format: args.format, partition: args.partition, trust: args.trust, image };
+    change(context, &volume, |disk| {
+        let number = args.partition.unwrap_or_default();
+        let part = window(&mut *disk, number)?;
+        let known =
+            if number == 0 && Table::read(&part)?.is_some() { Some("a partition table") } else { known_content(&part)? };
+        if let Some(known) = known.filter(|_| !args.force) {
+            let place = if number == 0 { "the disk".to_owned() } else { format!("partition {number}") };
+            return Err(CommandError::new(ErrorKind::Refused, format!("{place} has {known} on it"))
+                .hint("`--force` overwrites it")
+                .hint("`vmimg disk inspect` shows what is there"));
+        }
+        make(args, context, part, uuid)
+    })
+}
+
+fn make<D: BlockWrite>(args: &Args, context: &Context, disk: D, uuid: Uuid) -> Result<Made, CommandError> {
+    let (r#type, kind) = match args.kind {
+        FileSystemKind::Swap => {
+            let size = swap::create(disk, &args.label, uuid.into_bytes())?;
+            return Ok(Made { r#type: "swap", size, uuid: uuid.to_string(), label: args.label.clone() });
+        }
+        FileSystemKind::Ext2 => ("ext2", Kind::Ext2),
+        FileSystemKind::Ext3 => ("ext3", Kind::Ext3),
+        FileSystemKind::Ext4 => ("ext4", Kind::Ext4),
+    };
+    let mut options = args.ext.options(context, kind, disk.size(), uuid)?;
+    options.label.clone_from(&args.label);
+    let size = ext4::create(disk, &options)?;
+    Ok(Made { r#type, size, uuid: uuid.to_string(), label: args.label.clone() })
+}
+
+fn random_uuid(context: &Context) -> Uuid {
+    let mut bytes = [0; 16];
+    context.entropy(None).fill_bytes(&mut bytes);
+    uuid::Builder::from_random_bytes(bytes).into_uuid()
+}
+
+impl Made {
+    fn text(&self) -> String {
+        let label = if self.label.is_empty() { String::new() } else { format!(", label {}", printable(&self.label)) };
+        format!("{}: {}, UUID {}{label}\n", self.r#type, human_size(self.size), self.uuid)
+    }
+}

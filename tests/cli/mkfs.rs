@@ -1,0 +1,90 @@
+//! `vmimg disk mkfs`.
+
+use std::fs;
+
+use crate::sandbox;
+
+const UUID: &str = "0a0b0c0d-1111-4222-8333-444455556666";
+
+#[test]
+fn a_new_image_holds_a_clean_file_system_and_the_same_bytes_each_time() {
+    let sandbox = sandbox();
+    let line = format!("disk mkfs -L data -U {UUID} ext4 -f raw one.raw 64M");
+    insta::assert_snapshot!(sandbox.done(&line), @"ext4: 64 MiB, UUID 0a0b0c0d-1111-4222-8333-444455556666, label data");
+    sandbox.tool("e2fsck").args(["-fn", "one.raw"]).run();
+    sandbox.done(&line.replace("one.raw", "two.raw"));
+    assert!(fs::read(sandbox.path("one.raw")).unwrap() == fs::read(sandbox.path("two.raw")).unwrap());
+    sandbox.done("disk mkfs -f qcow2 --like debian-13 ext4 three.qcow2 2G");
+    sandbox.tool("qemu-img").args(["check", "-q", "three.qcow2"]).run();
+    assert!(fs::metadata(sandbox.path("three.qcow2")).unwrap().len() < 16 << 20);
+    sandbox.tool("qemu-img").args(["convert", "-O", "raw", "three.qcow2", "three.raw"]).run();
+    sandbox.tool("e2fsck").args(["-fn", "three.raw"]).run();
+    let found = sandbox.tool("dumpe2fs").args(["-h", "three.raw"]).run();
+    assert!(found.contains("orphan_file") && found.contains("metadata_csum_seed"), "{found}");
+    insta::assert_snapshot!(sandbox.run(&line), @r"
+    exit status 6
+    --- stderr
+    error: `one.raw` exists
+
+    hint: without SIZE, its disk is used as it is
+    hint: `--force` makes a new image in its place
+    ");
+}
+
+#[test]
+fn what_is_on_a_disk_is_overwritten_only_by_force() {
+    let sandbox = sandbox();
+    fs::File::create(sandbox.path("disk.raw")).unwrap().set_len(64 << 20).unwrap();
+    let table = "label: gpt\nstart=2048, size=65536, type=L\nstart=67584, size=40960, type=S\n";
+    sandbox.tool("sfdisk").args(["-q", "disk.raw"]).stdin(table).run();
+    insta::assert_snapshot!(sandbox.run("disk mkfs -f raw ext4 disk.raw"), @r"
+    exit status 6
+    --- stderr
+    error: the disk has a partition table on it
+
+    hint: `--force` overwrites it
+    hint: `vmimg disk inspect` shows what is there
+    ");
+    sandbox.done("disk mkfs -f raw --partition 1 -L root ext3 disk.raw");
+    sandbox.done("disk mkfs -f raw --partition 2 -L swap0 swap disk.raw");
+    insta::assert_snapshot!(sandbox.run("disk mkfs -f raw --partition 2 ext2 disk.raw"), @r"
+    exit status 6
+    --- stderr
+    error: partition 2 has swap space on it
+
+    hint: `--force` overwrites it
+    hint: `vmimg disk inspect` shows what is there
+    ");
+    sandbox.done("disk mkfs -f raw --partition 2 --force ext2 disk.raw");
+    let report = sandbox.done("disk inspect --json -f raw disk.raw");
+    assert!(report.contains(r#""label": "root""#) && !report.contains("swap"), "{report}");
+    sandbox.tool("e2fsck").args(["-fn", "disk.raw?offset=1048576"]).run();
+    sandbox.tool("e2fsck").args(["-fn", "disk.raw?offset=34603008"]).run();
+    sandbox.done("disk mkfs -f raw --force swap disk.raw");
+    assert!(sandbox.tool("blkid").args(["-p", "disk.raw"]).run().contains("swap"));
+}
+
+#[test]
+fn options_that_do_not_fit_are_refused() {
+    let sandbox = sandbox();
+    insta::assert_snapshot!(sandbox.run("disk mkfs -b 4096 swap swap.raw 1M"), @r"
+    exit status 2
+    --- stderr
+    error: swap space has a label and a UUID, and no other options
+    ");
+    insta::assert_snapshot!(sandbox.run("disk mkfs -O bigalloc ext4 new.raw 1M"), @r"
+    exit status 5
+    --- stderr
+    error: the feature `bigalloc` is not one that a new file system can be given
+
+    hint: ext4(5) explains the features and their names
+    ");
+    insta::assert_snapshot!(sandbox.run("disk mkfs ext4 new.raw 20k"), @r"
+    exit status 5
+    --- stderr
+    error: the ext4 file system cannot be made: 20480 bytes are too few for it
+
+    hint: nothing was changed
+    ");
+    assert_eq!(sandbox.names(), [""; 0]);
+}

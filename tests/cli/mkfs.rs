@@ -88,3 +88,19 @@ fn options_that_do_not_fit_are_refused() {
     ");
     assert_eq!(sandbox.names(), [""; 0]);
 }
+
+#[test]
+fn a_file_system_gets_the_size_that_is_asked_for() {
+    let sandbox = sandbox();
+    sandbox.done("disk mkfs ext4 disk.raw 64M");
+    sandbox.done("image resize -f raw disk.raw 300M");
+    insta::assert_snapshot!(sandbox.done("disk resize --fs 200M disk.raw"), @"file system: 64 MiB -> 200 MiB");
+    sandbox.tool("e2fsck").args(["-fn", "disk.raw"]).run();
+    insta::assert_snapshot!(sandbox.run("disk resize --fs 100M disk.raw"), @r"
+    exit status 5
+    --- stderr
+    error: the ext4 file system has 209715200 bytes and is not made smaller: what lies behind the new end would have to move, which is not supported
+
+    hint: nothing was changed
+    ");
+}

@@ -9,6 +9,7 @@ mod ls;
 mod manifest;
 mod mkfs;
 mod partitions;
+mod resize;
 mod volume;
 
 use clap::Subcommand;
@@ -43,6 +44,8 @@ enum Verb {
     Inject(inject::Args),
     /// Give a partition and its file system the space that the disk has
     Grow(grow::Args),
+    /// Give a file system a certain size
+    Resize(resize::Args),
     /// Make a file system or swap space
     Mkfs(mkfs::Args),
 }
@@ -60,6 +63,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         Verb::Cat(args) => cat::run(&args, context),
         Verb::Inject(args) => inject::run(&args, context),
         Verb::Grow(args) => grow::run(&args, context),
+        Verb::Resize(args) => resize::run(&args, context),
         Verb::Mkfs(args) => mkfs::run(&args, context),
     }
 }

@@ -46,7 +46,7 @@ mod xattr;
 
 pub use create::{CreateOptions, FeatureError, Kind, Release, create};
 pub use edit::Editor;
-pub use grow::{Growth, grow};
+pub use grow::{Growth, grow, grow_to};
 pub use reader::Ext4;
 pub use verify::verify;
 

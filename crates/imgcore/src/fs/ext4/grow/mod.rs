@@ -15,7 +15,7 @@ mod reserved;
 use self::groups::{LastGroup, NewGroup};
 use self::plan::Plan;
 use self::reserved::ReservedBlocks;
-use super::error::corrupt;
+use super::error::{corrupt, refused};
 use super::feature::{MMP, check_writable};
 use super::group::Group;
 use super::layout::Layout;
@@ -44,7 +44,17 @@ pub struct Growth {
 ///
 /// [`Error::Refused`] names the feature or state in the way, or says that no more space is reserved for group descriptors;
 /// [`Error::Corrupt`] when a structure that must change breaks a rule. Nothing has been written then.
-pub fn grow<D: BlockWrite>(mut disk: D) -> Result<Growth, Error> {
+pub fn grow<D: BlockWrite>(disk: D) -> Result<Growth, Error> {
+    let size = disk.size();
+    grow_to(disk, size)
+}
+
+/// Grows the file system at the start of `disk` to at most `size` bytes, which `disk` has.
+///
+/// # Errors
+///
+/// As [`grow`]; [`Error::Refused`] too when the file system is larger than `size` already.
+pub fn grow_to<D: BlockWrite>(mut disk: D, size: u64) -> Result<Growth, Error> {
     let volume = Volume::open(&disk)?;
     check_writable(&volume.raw)?;
     if volume.raw.has_incompat(MMP) {
@@ -52,7 +62,14 @@ pub fn grow<D: BlockWrite>(mut disk: D) -> Result<Growth, Error> {
     }
     let old = *volume.layout();
     let bytes = |layout: &Layout| layout.blocks_count.saturating_mul(u64::from(layout.block_size));
-    let Some(Plan { mut raw, layout }) = Plan::make(&volume, disk.size())? else {
+    if size > disk.size() {
+        return Err(refused(format!("cannot have {size} bytes: its place has {}", disk.size())));
+    }
+    let Some(Plan { mut raw, layout }) = Plan::make(&volume, size)? else {
+        if size < bytes(&old) {
+            let why = "what lies behind the new end would have to move, which is not supported";
+            return Err(refused(format!("has {} bytes and is not made smaller: {why}", bytes(&old))));
+        }
         return Ok(Growth { old_size: bytes(&old), new_size: bytes(&old) });
     };
     let reserved = ReservedBlocks::read(&volume, &layout)?;

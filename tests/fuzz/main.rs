@@ -3,9 +3,9 @@
 
 mod ext4;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use vmimg_tests::fuzz;
+use vmimg_tests::{fuzz, fuzz_server};
 
 #[expect(clippy::disallowed_methods, reason = "who runs the tests says for how long")]
 fn number(name: &str) -> Option<u64> {
@@ -16,11 +16,16 @@ fn run(name: &str, target: fn(&[u8])) {
     run_on(name, target, &fuzz::seeds(), fuzz::mutate);
 }
 
-/// Runs a target, and asserts that the whole process never took more than 512 MiB.
+/// Runs a target on damaged copies of `seeds`.
 fn run_on(name: &str, target: fn(&[u8]), seeds: &[Vec<u8>], mutate: fn(&mut Vec<u8>, u64)) {
     let time = Duration::from_secs(number("VMIMG_FUZZ_SECONDS").unwrap_or(3));
     let images = fuzz::run(name, target, seeds, mutate, number("VMIMG_FUZZ_SEED").unwrap_or(1), time);
     println!("{name}: {images} images");
+    assert_small();
+}
+
+/// Asserts that the whole process never took more than 512 MiB.
+fn assert_small() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
@@ -40,6 +45,19 @@ fn no_image_that_is_changed_is_a_panic_or_takes_long_or_much_memory() {
 #[test]
 fn no_image_that_is_checked_and_repaired_is_a_panic_or_takes_long_or_much_memory_or_gets_worse() {
     run("check", fuzz::check);
+}
+
+#[test]
+fn no_client_of_a_server_is_a_panic_or_takes_long_or_much_memory() {
+    let time = Duration::from_secs(number("VMIMG_FUZZ_SECONDS").unwrap_or(3));
+    let (begun, mut seed) = (Instant::now(), number("VMIMG_FUZZ_SEED").unwrap_or(1));
+    while begun.elapsed() < time {
+        let start = Instant::now();
+        let outcome = std::panic::catch_unwind(|| fuzz_server::serve(&fuzz_server::conversation(seed)));
+        assert!(outcome.is_ok() && start.elapsed() < Duration::from_secs(10), "conversation {seed}: {:?}", start.elapsed());
+        seed += 1;
+    }
+    assert_small();
 }
 
 #[test]

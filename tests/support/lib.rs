@@ -4,6 +4,7 @@ pub mod disk;
 pub mod facts;
 pub mod fuzz;
 pub mod fuzz_ext4;
+pub mod fuzz_server;
 pub mod host;
 pub mod libvirt;
 pub mod machine;

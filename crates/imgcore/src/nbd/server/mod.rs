@@ -31,6 +31,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use handshake::{Handshake, Outcome};
@@ -65,14 +66,21 @@ impl Default for Limits {
 
 /// What encrypts a connection.
 pub trait StartTls: fmt::Debug + Send + Sync {
-    /// Returns the plain side of a connection whose other side is `stream`, encrypted from here on.
-    ///
-    /// The TLS handshake may take place later, while the plain side is read.
+    /// Starts to encrypt `stream`. The TLS handshake takes place while the plain side is read.
     ///
     /// # Errors
     ///
     /// What the operating system lacks.
-    fn start(&self, stream: Stream) -> io::Result<Stream>;
+    fn start(&self, stream: Stream) -> io::Result<Encrypted>;
+}
+
+/// A connection that is encrypted.
+#[derive(Debug)]
+pub struct Encrypted {
+    /// The side on which nothing is encrypted.
+    pub plain: Stream,
+    /// The thread that moves bytes between both sides. It ends soon after one of them.
+    pub pump: JoinHandle<()>,
 }
 
 impl Server {

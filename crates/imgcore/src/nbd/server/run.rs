@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::handshake::{Handshake, Outcome};
 use super::registry::Registry;
 use super::session::Session;
-use super::{Listener, Server, Stream};
+use super::{Encrypted, Listener, Server, Stream};
 
 /// How long a server serves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -116,7 +116,7 @@ impl Server {
         match (handshake().run(&mut timed)?, &self.tls) {
             (Outcome::Transmit(agreed), _) => self.transmit(agreed, stream, registry),
             (Outcome::StartTls { no_zeroes }, Some(tls)) => {
-                let plain = tls.start(stream.try_clone()?)?;
+                let Encrypted { plain, pump } = tls.start(stream.try_clone()?)?;
                 let mut timed = Timed { stream: &plain, deadline };
                 let outcome = handshake().run_encrypted(&mut timed, no_zeroes);
                 let done = match outcome {
@@ -124,6 +124,8 @@ impl Server {
                     other => other.map(|_| ()),
                 };
                 plain.shutdown(Shutdown::Both);
+                // The last replies are still on their way.
+                let _ended = pump.join();
                 done
             }
             _ => Ok(()),

@@ -86,6 +86,18 @@ impl Stream {
         }
     }
 
+    /// Lets reads and writes fail that would wait, or wait.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the system call.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.set_nonblocking(nonblocking),
+            Self::Tcp(stream) => stream.set_nonblocking(nonblocking),
+        }
+    }
+
     /// Returns the same connection once more.
     ///
     /// # Errors

@@ -72,13 +72,13 @@ impl Sockets {
     }
 
     /// Returns how clients name the export `name`, once for each socket.
-    pub(super) fn uris(&self, name: &str) -> Vec<String> {
+    pub(super) fn uris(&self, scheme: &str, name: &str) -> Vec<String> {
         let name = encoded(name.as_bytes());
         let uri = |listener: &Listener| match listener {
-            Listener::Tcp(listener) => Some(format!("nbd://{}/{name}", listener.local_addr().ok()?)),
+            Listener::Tcp(listener) => Some(format!("{scheme}://{}/{name}", listener.local_addr().ok()?)),
             Listener::Unix(listener) => {
                 let path = listener.local_addr().ok()?.as_pathname()?.to_owned();
-                Some(format!("nbd+unix:///{name}?socket={}", encoded(path.as_os_str().as_bytes())))
+                Some(format!("{scheme}+unix:///{name}?socket={}", encoded(path.as_os_str().as_bytes())))
             }
         };
         self.listeners.iter().filter_map(uri).collect()

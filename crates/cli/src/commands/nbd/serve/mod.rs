@@ -2,6 +2,8 @@
 
 mod disk;
 mod listen;
+mod pump;
+mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use crate::open::{self, TrustArgs};
 use crate::output::{print_line, warn};
 use disk::{Overlays, ReadOnly, Writable};
 use listen::ListenArgs;
+use tls::TlsArgs;
 
 /// The arguments of `vmimg nbd serve`.
 #[derive(Debug, clap::Args)]
@@ -32,6 +35,7 @@ Examples:
   vmimg nbd serve --socket /run/web1.sock web1.qcow2
   vmimg nbd serve -r --listen 127.0.0.1:0 debian-12.qcow2
   vmimg nbd serve --cow --once -f raw disk.raw
+  vmimg nbd serve --tls-creds /etc/pki/qemu --listen 0.0.0.0:10809 web1.qcow2
   vmimg nbd serve --name root --name data -k s.sock root.qcow2 data.raw")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -64,6 +68,8 @@ pub(super) struct Args {
     #[arg(long, conflicts_with = "persistent")]
     once: bool,
     #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
     trust: TrustArgs,
     /// The images
     #[arg(value_name = "IMG", required = true)]
@@ -73,6 +79,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let names = names(args)?;
     let options = open::options(args.format.as_deref().map(str::parse::<Format>).transpose()?, args.trust);
+    let tls = args.tls.open(context)?;
     // Sockets come first: what is wrong with them has touched no image.
     let mut sockets = listen::open(&args.listen, context)?;
     let mut exports = Vec::new();
@@ -90,9 +97,13 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     };
     let (report, reports) = std::sync::mpsc::sync_channel::<String>(64);
     // Who serves does not wait for whoever reads the messages; what does not fit is lost.
-    let server = Server::new(exports, limits, Box::new(move |line| drop(report.try_send(line.to_owned()))));
+    let mut server = Server::new(exports, limits, Box::new(move |line| drop(report.try_send(line.to_owned()))));
+    let scheme = if tls.is_some() { "nbds" } else { "nbd" };
+    if let Some(tls) = tls {
+        server = server.with_tls(Box::new(tls));
+    }
     for name in &names {
-        for place in sockets.uris(name) {
+        for place in sockets.uris(scheme, name) {
             print_line(context, place)?;
         }
     }

@@ -1,0 +1,177 @@
+//! Between an encrypted connection and its plain side: one thread that waits for both.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use imgcore::nbd::server::Stream;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustls::ServerConnection;
+
+/// Moves bytes until both sides have ended. Memory is bounded: a side that is full stops the other.
+pub(super) struct Pump {
+    stream: Stream,
+    plain: UnixStream,
+    tls: ServerConnection,
+    /// Bytes that are decrypted, and how many of them the plain side has taken.
+    decrypted: Vec<u8>,
+    taken: usize,
+    buffer: Vec<u8>,
+    /// Whether the client sends no more.
+    client_ended: bool,
+    /// When the server had no more to say.
+    server_ended: Option<Instant>,
+}
+
+impl Pump {
+    pub(super) fn new(stream: Stream, plain: UnixStream, tls: ServerConnection) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        plain.set_nonblocking(true)?;
+        let buffer = vec![0; BUFFER];
+        let (decrypted, taken) = (Vec::new(), 0);
+        Ok(Self { stream, plain, tls, decrypted, taken, buffer, client_ended: false, server_ended: None })
+    }
+
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        let done = self.turns();
+        // Whatever happened, nobody waits for this any longer.
+        self.stream.shutdown(Shutdown::Both);
+        let _gone = self.plain.shutdown(Shutdown::Both);
+        done
+    }
+
+    fn turns(&mut self) -> io::Result<()> {
+        loop {
+            let wants_write = self.tls.wants_write();
+            if let Some(begun) = self.server_ended
+                && (!wants_write || begun.elapsed() > GRACE)
+            {
+                return Ok(());
+            }
+            // Encrypted bytes that wait hold the plain ones back.
+            let takes_plain = self.server_ended.is_none() && !wants_write;
+            let takes_client = !self.client_ended && self.decrypted.is_empty();
+            let stream = flags(takes_client, wants_write);
+            let plain = flags(takes_plain, !self.decrypted.is_empty());
+            let ready = wait((&self.stream, stream), (&self.plain, plain))?;
+            if takes_client && ready.0.intersects(READABLE) {
+                self.receive()?;
+            }
+            if !self.decrypted.is_empty() {
+                self.deliver()?;
+            }
+            if takes_plain && ready.1.intersects(READABLE) {
+                self.take()?;
+            }
+            self.send()?;
+        }
+    }
+
+    /// Reads encrypted bytes, and decrypts what is whole.
+    fn receive(&mut self) -> io::Result<()> {
+        match self.tls.read_tls(&mut &self.stream) {
+            Ok(0) => self.client_ended = true,
+            Ok(_) => {}
+            Err(error) if is_later(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let state = self.tls.process_new_packets();
+        let Ok(state) = state else {
+            // The client learns what is wrong with it.
+            let _gone = self.send();
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        self.decrypted.resize(state.plaintext_bytes_to_read(), 0);
+        self.tls.reader().read_exact(&mut self.decrypted)?;
+        self.client_ended |= state.peer_has_closed();
+        if self.client_ended && self.decrypted.is_empty() {
+            self.plain.shutdown(Shutdown::Write)?;
+        }
+        Ok(())
+    }
+
+    /// Gives decrypted bytes to the server.
+    fn deliver(&mut self) -> io::Result<()> {
+        while let Some(rest) = self.decrypted.get(self.taken..).filter(|rest| !rest.is_empty()) {
+            match self.plain.write(rest) {
+                Ok(written) => self.taken = self.taken.saturating_add(written),
+                Err(error) if is_later(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        self.decrypted.clear();
+        self.taken = 0;
+        if self.client_ended {
+            self.plain.shutdown(Shutdown::Write)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what the server says, and encrypts it.
+    fn take(&mut self) -> io::Result<()> {
+        match self.plain.read(&mut self.buffer) {
+            Ok(0) => {
+                self.tls.send_close_notify();
+                self.server_ended = Some(Instant::now());
+                Ok(())
+            }
+            Ok(len) => self.tls.writer().write_all(self.buffer.get(..len).unwrap_or_default()),
+            Err(error) if is_later(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        while self.tls.wants_write() {
+            match self.tls.write_tls(&mut &self.stream) {
+                Ok(_) => {}
+                Err(error) if is_later(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn flags(read: bool, write: bool) -> PollFlags {
+    let mut flags = PollFlags::empty();
+    flags.set(PollFlags::IN, read);
+    flags.set(PollFlags::OUT, write);
+    flags
+}
+
+/// Waits until one side is ready for what it is asked, or for a while.
+fn wait(stream: (&Stream, PollFlags), plain: (&UnixStream, PollFlags)) -> io::Result<(PollFlags, PollFlags)> {
+    // A side that nothing is asked of would report its end again and again.
+    let mut both = Vec::with_capacity(2);
+    if !stream.1.is_empty() {
+        both.push(PollFd::new(stream.0, stream.1));
+    }
+    if !plain.1.is_empty() {
+        both.push(PollFd::new(plain.0, plain.1));
+    }
+    match poll(&mut both, Some(&TICK)) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut found = both.iter().map(PollFd::revents);
+    let mut next = |asked: PollFlags| if asked.is_empty() { PollFlags::empty() } else { found.next().unwrap_or(asked) };
+    Ok((next(stream.1), next(plain.1)))
+}
+
+fn is_later(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// What a read will meet: bytes, or the end.
+const READABLE: PollFlags = PollFlags::IN.union(PollFlags::HUP).union(PollFlags::ERR);
+
+/// Bytes that are encrypted at once.
+const BUFFER: usize = 256 << 10;
+
+/// How long the last bytes may take to leave.
+const GRACE: Duration = Duration::from_secs(5);
+
+const TICK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };

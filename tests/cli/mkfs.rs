@@ -70,7 +70,7 @@ fn options_that_do_not_fit_are_refused() {
     insta::assert_snapshot!(sandbox.run("disk mkfs -b 4096 swap swap.raw 1M"), @r"
     exit status 2
     --- stderr
-    error: swap space has a label and a UUID, and no other options
+    error: swap space and vfat have a label and a UUID, and no other options
     ");
     insta::assert_snapshot!(sandbox.run("disk mkfs -O bigalloc ext4 new.raw 1M"), @r"
     exit status 5
@@ -86,7 +86,8 @@ fn options_that_do_not_fit_are_refused() {
 
     hint: nothing was changed
     ");
-    assert_eq!(sandbox.names(), [""; 0]);
+    insta::assert_snapshot!(sandbox.done(&format!("disk mkfs -L ephemeral1 -U {UUID} vfat new.raw 20M")), @"vfat: 20 MiB, UUID 0A0B-0C0D, label ephemeral1");
+    assert_eq!(sandbox.names(), ["new.raw"]);
 }
 
 #[test]

@@ -24,3 +24,4 @@ mod seed_iso;
 mod seed_keys;
 mod snapshots;
 mod swap;
+mod vfat;

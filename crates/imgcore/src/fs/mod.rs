@@ -2,6 +2,7 @@
 
 pub mod ext4;
 pub mod swap;
+pub mod vfat;
 
 mod edit;
 mod error;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use imgcore::block::{BlockWrite, MemoryDisk, Resize, Staged};
 use imgcore::fs::ext4::{self, Kind};
-use imgcore::fs::swap;
+use imgcore::fs::{swap, vfat};
 use imgcore::image::{self, ConvertOptions, Format, NewDisk};
 use imgcore::partition::Table;
 use imgcore::qcow2::{CreateOptions, Preallocation};
@@ -33,6 +33,7 @@ unless `--force` is given. What is not said is as mke2fs and mkswap choose it.
 Examples:
   vmimg disk mkfs -f qcow2 -L ephemeral0 ext4 data.qcow2 20G
   vmimg disk mkfs swap swap.raw 2G
+  vmimg disk mkfs -f qcow2 -L ephemeral1 vfat more.qcow2 10G
   vmimg disk mkfs --partition 2 -m 1 -O ^has_journal ext4 web1.qcow2")]
 pub(super) struct Args {
     /// The image's format; for a new one raw, otherwise it is guessed
@@ -44,17 +45,17 @@ pub(super) struct Args {
     /// Overwrite what is there
     #[arg(long)]
     force: bool,
-    /// The label: at most 16 bytes, 15 for swap
+    /// The label: at most 16 bytes, 15 for swap, 11 for vfat
     #[arg(short = 'L', long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     label: String,
-    /// The UUID; a random one otherwise
+    /// The UUID, of which vfat takes 8 digits; a random one otherwise
     #[arg(short = 'U', long, value_name = "UUID")]
     uuid: Option<Uuid>,
     #[command(flatten)]
     ext: ExtArgs,
     #[command(flatten)]
     trust: TrustArgs,
-    /// What is made: ext2, ext3, ext4 or swap
+    /// What is made: ext2, ext3, ext4, vfat or swap
     #[arg(value_name = "TYPE", hide_possible_values = true)]
     kind: FileSystemKind,
     /// The image
@@ -72,6 +73,7 @@ enum FileSystemKind {
     Ext2,
     Ext3,
     Ext4,
+    Vfat,
     Swap,
 }
 
@@ -85,8 +87,8 @@ struct Made {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    if args.kind == FileSystemKind::Swap && args.ext != ExtArgs::default() {
-        let message = "swap space has a label and a UUID, and no other options";
+    if matches!(args.kind, FileSystemKind::Swap | FileSystemKind::Vfat) && args.ext != ExtArgs::default() {
+        let message = "swap space and vfat have a label and a UUID, and no other options";
         return Err(CommandError::new(ErrorKind::Usage, message));
     }
     let uuid = args.uuid.unwrap_or_else(|| random_uuid(context));
@@ -148,6 +150,13 @@ fn make<D: BlockWrite>(args: &Args, context: &Context, disk: D, uuid: Uuid) -> R
         FileSystemKind::Swap => {
             let size = swap::create(disk, &args.label, uuid.into_bytes())?;
             return Ok(Made { r#type: "swap", size, uuid: uuid.to_string(), label: args.label.clone() });
+        }
+        FileSystemKind::Vfat => {
+            // FAT has a serial number of 32 bits in place of a UUID.
+            let serial = uuid.as_fields().0;
+            let size = vfat::create(disk, &args.label, serial)?;
+            let uuid = format!("{:04X}-{:04X}", serial >> 16, serial & 0xFFFF);
+            return Ok(Made { r#type: "vfat", size, uuid, label: args.label.clone() });
         }
         FileSystemKind::Ext2 => ("ext2", Kind::Ext2),
         FileSystemKind::Ext3 => ("ext3", Kind::Ext3),

@@ -8,6 +8,7 @@ pub mod fuzz_server;
 pub mod host;
 pub mod libvirt;
 pub mod machine;
+pub mod mount;
 pub mod plan;
 pub mod sandbox;
 pub mod tool;

@@ -4,6 +4,7 @@ mod bytes;
 mod edit;
 mod folders;
 mod inline;
+mod journal;
 mod model;
 mod read;
 

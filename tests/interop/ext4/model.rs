@@ -8,7 +8,7 @@ use proptest::test_runner::Config;
 use super::{Image, SHAPES, path};
 
 #[derive(Clone, Debug, Eq, PartialEq)]
-enum Node {
+pub(super) enum Node {
     File(Vec<u8>, u32),
     Folder(u32),
     Link(String),
@@ -87,7 +87,7 @@ fn model(tree: &mut BTreeMap<String, Node>, step: &Step) -> Option<Edit> {
     Some(edit)
 }
 
-fn walk(ext4: &dyn FileSystem, folder: &str, tree: &mut BTreeMap<String, Node>) {
+pub(super) fn walk(ext4: &dyn FileSystem, folder: &str, tree: &mut BTreeMap<String, Node>) {
     for entry in ext4.read_dir(&path(if folder.is_empty() { "/" } else { folder })).unwrap() {
         let name = format!("{folder}/{}", String::from_utf8(entry.name).unwrap());
         if name == "/lost+found" {

@@ -98,10 +98,7 @@ fn what_cannot_be_changed_safely_is_refused_by_name() {
     let error = image.apply(vec![below]).unwrap_err();
     assert!(matches!(error, Error::Refused(_)) && error.to_string().contains("case"), "{error}");
     for (command, word) in [
-        ("feature needs_recovery", "journal"),
-        ("feature orphan_present", "deleted"),
         ("ssv state 0", "errors"),
-        ("ssv last_orphan 12", "deleted"),
         ("feature read-only", "read-only"),
         ("feature shared_blocks", "shared_blocks"),
         ("feature dirdata", "dirdata"),

@@ -11,23 +11,29 @@ pub(super) fn check_readable(raw: &RawSuperblock) -> Result<(), Error> {
     if raw.has_incompat(RECOVER) {
         return Err(refused("was not unmounted: its journal has changes that are not replayed yet"));
     }
-    refuse(raw.s_feature_incompat.get() & !READABLE_INCOMPAT, INCOMPAT_NAMES)?;
+    check_known(raw)
+}
+
+/// Checks that the file system can be read once its journal has been replayed.
+///
+/// # Errors
+///
+/// As [`check_readable`].
+pub(super) fn check_known(raw: &RawSuperblock) -> Result<(), Error> {
+    refuse(raw.s_feature_incompat.get() & !(READABLE_INCOMPAT | RECOVER), INCOMPAT_NAMES)?;
     // Its bitmaps count clusters, so not even its geometry is what it is elsewhere.
     refuse(raw.s_feature_ro_compat.get() & BIGALLOC, RO_COMPAT_NAMES)
 }
 
-/// Checks that the file system can be changed.
+/// Checks that the file system can be changed, once its journal has been replayed and its orphans are gone.
 ///
 /// # Errors
 ///
 /// [`Error::Refused`] names the first feature or state in the way.
 pub(super) fn check_writable(raw: &RawSuperblock) -> Result<(), Error> {
-    check_readable(raw)?;
+    check_known(raw)?;
     refuse(raw.s_feature_compat.get() & !WRITABLE_COMPAT, COMPAT_NAMES)?;
-    if raw.has_ro_compat(ORPHAN_PRESENT) || raw.s_last_orphan.get() != 0 {
-        return Err(refused("has deleted files that wait for a mount to free them"));
-    }
-    refuse(raw.s_feature_ro_compat.get() & !WRITABLE_RO_COMPAT, RO_COMPAT_NAMES)?;
+    refuse(raw.s_feature_ro_compat.get() & !(WRITABLE_RO_COMPAT | ORPHAN_PRESENT), RO_COMPAT_NAMES)?;
     if raw.s_creator_os.get() == OS_HURD {
         return Err(refused("was made by GNU/Hurd, whose inodes have other fields: changing it is not supported"));
     }
@@ -88,7 +94,7 @@ pub(super) const EXTRA_ISIZE: u32 = 0x40;
 const BIGALLOC: u32 = 0x200;
 pub(super) const METADATA_CSUM: u32 = 0x400;
 const VERITY: u32 = 0x8000;
-const ORPHAN_PRESENT: u32 = 0x10000;
+pub(super) const ORPHAN_PRESENT: u32 = 0x10000;
 
 const READABLE_INCOMPAT: u32 =
     FILETYPE | META_BG | EXTENTS | BIT64 | MMP | FLEX_BG | EA_INODE | CSUM_SEED | LARGEDIR | INLINE_DATA | ENCRYPT | CASEFOLD;

@@ -31,6 +31,7 @@ mod grow;
 mod hash;
 mod inline;
 mod inode;
+mod journal;
 mod layout;
 mod mmp;
 mod names;

@@ -1,7 +1,8 @@
+use super::journal::replay;
 use super::resolve::resolve;
 use super::volume::Volume;
 use super::xattr::{read_value, read_xattrs, split_name};
-use crate::block::BlockRead;
+use crate::block::{BlockRead, Staged};
 use crate::fs::{DirEntry, Error, FileKind, FileSystem, GuestPath, Metadata};
 
 use super::inode::Inode;
@@ -9,17 +10,20 @@ use super::inode::Inode;
 /// An ext4 file system, for reading.
 #[derive(Debug)]
 pub struct Ext4<D> {
-    volume: Volume<D>,
+    /// Over what the journal has, where the file system was not unmounted.
+    volume: Volume<Staged<D>>,
 }
 
 impl<D: BlockRead> Ext4<D> {
-    /// Opens the file system that fills `disk`.
+    /// Opens the file system that fills `disk`. What is in its journal is read from there, as if it had been replayed.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] names a feature that is in the way, or says that the journal must be replayed first;
+    /// [`Error::Refused`] names a feature that is in the way;
     /// [`Error::Corrupt`] when the superblock or a group descriptor breaks a rule; otherwise the failure of `disk`.
     pub fn open(disk: D) -> Result<Self, Error> {
+        let mut disk = Staged::new(disk);
+        replay(&mut disk)?;
         Ok(Self { volume: Volume::open(disk)? })
     }
 
@@ -38,7 +42,7 @@ impl<D: BlockRead> Ext4<D> {
     /// Returns the device below.
     #[must_use]
     pub fn into_inner(self) -> D {
-        self.volume.store.into_disk()
+        self.volume.store.into_disk().into_base()
     }
 
     fn find(&self, path: &GuestPath, follow_last: bool) -> Result<Inode, Error> {

@@ -5,12 +5,13 @@ use super::error::corrupt;
 use super::expect::{Expected, Wanted, expectations};
 use super::extent::FileExtent;
 use super::inode::{EXTENTS_FLAG, Inode};
+use super::journal::replay;
 use super::own;
 use super::resolve::resolve;
 use super::view::{Stored, Verdict, View};
 use super::volume::{Volume, has_tree};
 use super::xattr::{read_value, read_xattrs, split_name};
-use crate::block::BlockRead;
+use crate::block::{BlockRead, Staged};
 use crate::fs::{EditPlan, Error, GuestPath};
 
 /// Checks that `disk`, a file system, is sound where `plan` changed it, and holds what `plan` says.
@@ -26,6 +27,9 @@ use crate::fs::{EditPlan, Error, GuestPath};
 /// [`Error::Mismatch`] names the first path that differs, [`Error::Corrupt`] the first broken rule; otherwise the failure of
 /// `disk`.
 pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
+    let mut replayed = Staged::new(disk);
+    replay(&mut replayed)?;
+    let disk: &dyn BlockRead = &replayed;
     let volume = Volume::open(disk)?;
     check_sums(&volume)?;
     let expected = expectations(&volume, plan)?;

@@ -29,7 +29,12 @@ impl<D: BlockRead> Volume<D> {
         check_readable(&raw)?;
         let layout = Layout::decode(&raw, disk.size())?;
         let groups = read_groups(&disk, &layout)?;
-        Ok(Self { raw, groups, store: Store::new(disk, layout), folders: Folders::default() })
+        Ok(Self::over(disk, raw, layout, groups))
+    }
+
+    /// Returns the file system of which superblock and group descriptors, or the first of them, were read.
+    pub(super) fn over(disk: D, raw: RawSuperblock, layout: Layout, groups: Vec<Group>) -> Self {
+        Self { raw, groups, store: Store::new(disk, layout), folders: Folders::default() }
     }
 
     pub(super) fn layout(&self) -> &Layout {

@@ -11,6 +11,7 @@ mod folder;
 mod index;
 mod inline;
 mod inodes;
+mod orphans;
 mod remove;
 mod special;
 mod steps;
@@ -25,7 +26,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Timestamp;
 use super::bitmap::Bitmap;
-use super::feature::{MMP, check_writable};
+use super::feature::{MMP, RECOVER, check_writable};
+use super::journal::{check_idle, replay};
+use super::layout::Layout;
 use super::mmp::check_unused;
 use super::superblock::{RawSuperblock, SUPERBLOCK_OFFSET, halves};
 use super::volume::Volume;
@@ -50,21 +53,30 @@ pub struct Editor<D> {
     changed: bool,
 }
 
-impl<D: BlockRead> Editor<D> {
+impl<D: BlockWrite> Editor<D> {
     /// Opens the file system that fills `disk`, for changing. `now` becomes the time of what is made and changed.
+    ///
+    /// One that was not unmounted becomes what a mount would make of it: its journal is replayed, and the files that wait for it
+    /// are deleted.
     ///
     /// # Errors
     ///
     /// [`Error::Refused`] names the feature or state in the way; otherwise as [`super::Ext4::open`]. Nothing has been written
     /// then.
-    pub fn open(disk: D, now: Timestamp) -> Result<Self, Error> {
-        check_writable(&RawSuperblock::read(&disk)?)?;
-        let volume = Volume::open(disk)?;
-        if volume.raw.has_incompat(MMP) {
-            check_unused(volume.store.disk(), &volume.raw, volume.layout())?;
+    pub fn open(mut disk: D, now: Timestamp) -> Result<Self, Error> {
+        let raw = RawSuperblock::read(&disk)?;
+        check_writable(&raw)?;
+        if raw.has_incompat(MMP) {
+            check_unused(&disk, &raw, &Layout::decode(&raw, disk.size())?)?;
         }
+        if !raw.has_incompat(RECOVER) {
+            check_idle(&disk, &raw)?;
+        }
+        replay(&mut disk)?;
+        let volume = Volume::open(disk)?;
+        check_writable(&volume.raw)?;
         let system = blocks::system_blocks(&volume)?;
-        Ok(Self {
+        let mut editor = Self {
             volume,
             now,
             path: GuestPath::root(),
@@ -74,9 +86,13 @@ impl<D: BlockRead> Editor<D> {
             touched: BTreeSet::new(),
             system,
             changed: false,
-        })
+        };
+        editor.settle_orphans()?;
+        Ok(editor)
     }
+}
 
+impl<D: BlockRead> Editor<D> {
     /// Returns the number of free blocks and the bytes of a block.
     #[must_use]
     pub fn free_blocks(&self) -> (u64, u32) {

@@ -55,7 +55,7 @@ impl<D: BlockWrite> Editor<D> {
         }
     }
 
-    fn free_file(&mut self, mut inode: Inode) -> Result<(), Error> {
+    pub(super) fn free_file(&mut self, mut inode: Inode) -> Result<(), Error> {
         check_values_here(&read_xattrs(&self.volume, &inode)?)?;
         if has_tree(&inode, inode.kind()?) {
             self.free_contents(&mut inode)?;

@@ -15,11 +15,11 @@ mod reserved;
 use self::groups::{LastGroup, NewGroup};
 use self::plan::Plan;
 use self::reserved::ReservedBlocks;
+use super::Timestamp;
+use super::edit::Editor;
 use super::error::{corrupt, refused};
-use super::feature::{MMP, check_writable};
 use super::group::Group;
 use super::layout::Layout;
-use super::mmp::check_unused;
 use super::superblock::{RawSuperblock, SUPERBLOCK_OFFSET, halves16};
 use super::volume::Volume;
 use crate::block::BlockWrite;
@@ -55,11 +55,10 @@ pub fn grow<D: BlockWrite>(disk: D) -> Result<Growth, Error> {
 ///
 /// As [`grow`]; [`Error::Refused`] too when the file system is larger than `size` already.
 pub fn grow_to<D: BlockWrite>(mut disk: D, size: u64) -> Result<Growth, Error> {
+    // A file that is deleted now was deleted when the file system was written last.
+    let now = Timestamp { secs: RawSuperblock::read(&disk)?.s_wtime.get().into(), nanos: 0 };
+    Editor::open(&mut disk, now)?.finish()?;
     let volume = Volume::open(&disk)?;
-    check_writable(&volume.raw)?;
-    if volume.raw.has_incompat(MMP) {
-        check_unused(volume.store.disk(), &volume.raw, volume.layout())?;
-    }
     let old = *volume.layout();
     let bytes = |layout: &Layout| layout.blocks_count.saturating_mul(u64::from(layout.block_size));
     if size > disk.size() {

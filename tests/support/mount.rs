@@ -1,0 +1,56 @@
+//! File systems that this machine's kernel has mounted.
+
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::tool::Tool;
+
+/// An image that is mounted by way of a loop device, until it is dropped.
+#[derive(Debug)]
+pub struct Mounted {
+    folder: TempDir,
+}
+
+impl Mounted {
+    /// Mounts the file system in the file `image` with options such as `ro`. Needs root, or sudo without a question.
+    ///
+    /// # Errors
+    ///
+    /// What `mount` said when it failed.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn open(image: &Path, options: &str) -> Result<Self, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let output = as_root("mount").args(["-o", &format!("loop,{options}")]).arg(image).arg(folder.path()).output();
+        if output.status.success() { Ok(Self { folder }) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    }
+
+    /// A path inside.
+    pub fn path(&self, inside: &str) -> PathBuf {
+        self.folder.path().join(inside)
+    }
+
+    /// Runs a shell script in the root of the file system, as root.
+    ///
+    /// # Panics
+    ///
+    /// When it fails.
+    #[track_caller]
+    pub fn shell(&self, script: &str) {
+        as_root("sh").args(["-ec", script]).current_dir(self.folder.path()).run();
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        as_root("umount").arg(self.folder.path()).run();
+    }
+}
+
+fn as_root(program: &str) -> Tool {
+    let is_root = Tool::new("id").arg("-u").run().trim() == "0";
+    if is_root { Tool::new(program) } else { Tool::new("sudo").args(["-n", program]) }
+}

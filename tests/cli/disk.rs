@@ -128,7 +128,7 @@ fn a_manifest_that_cannot_be_carried_out_changes_nothing() {
     exit status 2
     --- stderr
     error: cannot read the manifest `[SANDBOX]/wrong.json`
-    caused by: unknown variant `wipe`, expected one of `write`, `mkdir`, `symlink` at line 1 column 14
+    caused by: unknown variant `wipe`, expected one of `write`, `append`, `line`, `mkdir`, `symlink`, `link`, `node`, `rename`, `remove`, `set` at line 1 column 14
 
     hint: `vmimg disk inject --help` shows a manifest
     ");

@@ -5,6 +5,7 @@ mod edit;
 mod folders;
 mod inline;
 mod journal;
+mod links;
 mod model;
 mod read;
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::GuestPath;
+use super::{FileKind, GuestPath};
 use crate::block::BlockRead;
 
 /// Changes to a guest's files, in order: what will be done, as data.
@@ -15,8 +15,9 @@ pub struct EditPlan {
 
 /// One step of an [`EditPlan`].
 ///
-/// Symbolic links in the parent of a path are followed inside the guest, at most 40 of them; only [`Edit::Write`] and
-/// [`Edit::AppendLine`] also follow the last name. Folders that are missing on the way are made, 0755 and owned by root.
+/// Symbolic links in the parent of a path are followed inside the guest, at most 40 of them; only [`Edit::Write`],
+/// [`Edit::Append`] and [`Edit::AppendLine`] also follow the last name, and [`Edit::CreateDir`] where it leads to a folder.
+/// Folders that are missing on the way are made, 0755 and owned by root.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Edit {
@@ -28,6 +29,15 @@ pub enum Edit {
         /// The file.
         path: GuestPath,
         /// All of its new contents.
+        content: Content,
+        /// What to set besides.
+        attributes: Attributes,
+    },
+    /// Puts bytes behind the end of a regular file, which keeps all else; makes the file when it is missing.
+    Append {
+        /// The file.
+        path: GuestPath,
+        /// What is put there.
         content: Content,
         /// What to set besides.
         attributes: Attributes,
@@ -47,6 +57,32 @@ pub enum Edit {
         target: String,
         /// What to set besides.
         attributes: Attributes,
+    },
+    /// Gives a file, which is no folder, one more name, in the place of whatever is there but a folder.
+    HardLink {
+        /// The new name.
+        path: GuestPath,
+        /// A name that the file has. A symbolic link as its last name is not followed.
+        target: GuestPath,
+    },
+    /// Makes a device node, a FIFO or a socket, in the place of whatever is there but a folder; 0644 and owned by root otherwise.
+    MakeNode {
+        /// The node.
+        path: GuestPath,
+        /// What it is.
+        node: Node,
+        /// What to set besides.
+        attributes: Attributes,
+    },
+    /// Gives a file, link or folder another name, maybe in another folder.
+    ///
+    /// A file takes the place of whatever is there but a folder; a folder that of a folder that is empty, and never goes into
+    /// itself.
+    Rename {
+        /// The new name.
+        path: GuestPath,
+        /// The name until now. A symbolic link as its last name is moved, not followed.
+        from: GuestPath,
     },
     /// Removes a file or link, or a folder with all that is in it. Nothing happens when it does not exist.
     Remove {
@@ -86,6 +122,28 @@ pub struct Attributes {
     pub xattrs: BTreeMap<String, Vec<u8>>,
 }
 
+/// What is no file, folder or link.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Node {
+    /// A character device.
+    CharDevice(Device),
+    /// A block device.
+    BlockDevice(Device),
+    /// A FIFO.
+    Fifo,
+    /// A socket.
+    Socket,
+}
+
+/// The number of a device.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Device {
+    /// Which driver: below 4096.
+    pub major: u32,
+    /// Which of its devices: below 2^20.
+    pub minor: u32,
+}
+
 /// The contents of a file to be written.
 #[derive(Clone, Debug)]
 pub enum Content {
@@ -96,16 +154,57 @@ pub enum Content {
 }
 
 impl Edit {
-    /// Returns the path that it is about.
+    /// Returns the path that it is about: for a new name that one.
     #[must_use]
     pub fn path(&self) -> &GuestPath {
         match self {
             Self::Write { path, .. }
+            | Self::Append { path, .. }
             | Self::CreateDir { path, .. }
             | Self::Symlink { path, .. }
+            | Self::HardLink { path, .. }
+            | Self::MakeNode { path, .. }
+            | Self::Rename { path, .. }
             | Self::Remove { path }
             | Self::SetAttributes { path, .. }
             | Self::AppendLine { path, .. } => path,
+        }
+    }
+
+    /// Returns the name that the file has before, when the step is about a new name.
+    #[must_use]
+    pub fn source(&self) -> Option<&GuestPath> {
+        match self {
+            Self::HardLink { target, .. } => Some(target),
+            Self::Rename { from, .. } => Some(from),
+            _ => None,
+        }
+    }
+
+    /// Returns what it sets besides, where a step does that.
+    pub fn attributes_mut(&mut self) -> Option<&mut Attributes> {
+        match self {
+            Self::Write { attributes, .. }
+            | Self::Append { attributes, .. }
+            | Self::CreateDir { attributes, .. }
+            | Self::Symlink { attributes, .. }
+            | Self::MakeNode { attributes, .. }
+            | Self::SetAttributes { attributes, .. }
+            | Self::AppendLine { attributes, .. } => Some(attributes),
+            Self::HardLink { .. } | Self::Rename { .. } | Self::Remove { .. } => None,
+        }
+    }
+}
+
+impl Node {
+    /// Returns the type of the file.
+    #[must_use]
+    pub fn kind(self) -> FileKind {
+        match self {
+            Self::CharDevice(_) => FileKind::CharDevice,
+            Self::BlockDevice(_) => FileKind::BlockDevice,
+            Self::Fifo => FileKind::Fifo,
+            Self::Socket => FileKind::Socket,
         }
     }
 }

@@ -9,7 +9,7 @@ mod error;
 mod path;
 mod view;
 
-pub use edit::{Attributes, Content, Edit, EditPlan};
+pub use edit::{Attributes, Content, Device, Edit, EditPlan, Node};
 pub use error::{Error, Refusal};
 pub use path::{GuestPath, PathError};
 pub use view::{DirEntry, FileKind, FileSystem, Metadata};

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use imgcore::fs::EditPlan;
 use imgcore::fs::ext4::{self, Editor, Timestamp};
-use imgcore::fs::{Edit, EditPlan};
 use imgcore::partition::Table;
 use seed::guest::Tree;
 
@@ -20,11 +20,21 @@ use crate::volumes::volumes;
 /// The arguments of `vmimg disk inject`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The manifest is a JSON list of objects:
-  op       write, mkdir or symlink
+The manifest is a JSON list of objects, carried out in their order:
+  op       write    a host file becomes the contents of a file
+           append   a host file goes behind the end of a file
+           line     a line goes behind the end of a file without it
+           mkdir    a folder      symlink  a symbolic link
+           link     one more name of a file
+           node     a device node, FIFO or socket
+           rename   another name  remove   a file, or a folder and all in it
+           set      mode, owner, time or attributes alone
   path     the path in the guest; folders above it are made when missing
-  src      for write: the host file, relative to the manifest's folder
-  target   for symlink: its text
+  src      for write and append: the file, relative to the manifest's folder
+  line     for line: its text
+  target   for symlink: its text; for link: a name that the file has
+  from     for rename: the name until now
+  type     for node: char, block, fifo or socket; with major and minor
   mode     permission bits: a number, or octal digits as in \"0644\"
   uid, gid the owner's and the group's number
   mtime    modification time in seconds since 1970
@@ -67,7 +77,7 @@ fn refuse_hidden(context: &Context, args: &Args, plan: &EditPlan) -> Result<(), 
     let table = Table::read(&disk)?;
     // Without a guest that is understood, nothing is known about its mounts.
     let Ok(tree) = Tree::assemble(&volumes(&disk, table.as_ref())?, None) else { return Ok(()) };
-    for path in plan.edits.iter().map(Edit::path) {
+    for path in plan.edits.iter().flat_map(|edit| [Some(edit.path()), edit.source()]).flatten() {
         let over = tree.mounts().filter(|(mount, _, _)| path != *mount && path.strip_prefix(mount).is_some());
         let over = over.max_by_key(|(mount, _, _)| mount.as_str().len());
         let Some((mount, device, partition)) = over.filter(|(_, _, partition)| *partition != Some(tree.root_partition()))

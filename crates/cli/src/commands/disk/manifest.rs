@@ -4,50 +4,161 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use imgcore::fs::{Attributes, Content, Edit, EditPlan, GuestPath};
+use imgcore::fs::{Attributes, Content, Device, Edit, EditPlan, GuestPath, Node};
 use imgcore::storage::{Access, FileDisk};
 use serde::{Deserialize, Deserializer};
 
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 
-/// One object of the list.
+/// One object of the list, as written.
 #[derive(Debug, Deserialize)]
-#[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
-enum Entry {
-    /// A regular file with the contents of a host file; relative paths begin at the manifest's folder.
-    Write {
-        path: GuestPath,
-        src: PathBuf,
-        #[serde(default, deserialize_with = "mode")]
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        mtime: Option<i64>,
-        #[serde(default)]
-        xattrs: BTreeMap<String, Hex>,
-    },
-    /// A folder; those above it are made as well.
-    Mkdir {
-        path: GuestPath,
-        #[serde(default, deserialize_with = "mode")]
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        mtime: Option<i64>,
-        #[serde(default)]
-        xattrs: BTreeMap<String, Hex>,
-    },
-    /// A symbolic link; its target is stored as it is.
-    Symlink {
-        path: GuestPath,
-        target: String,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        mtime: Option<i64>,
-        #[serde(default)]
-        xattrs: BTreeMap<String, Hex>,
-    },
+#[serde(deny_unknown_fields)]
+struct Fields {
+    op: Op,
+    path: GuestPath,
+    /// The host file with the contents; relative paths begin at the manifest's folder.
+    src: Option<PathBuf>,
+    /// The text of a symbolic link, or a name that a file has.
+    target: Option<String>,
+    /// The name until now.
+    from: Option<GuestPath>,
+    line: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<Kind>,
+    major: Option<u32>,
+    minor: Option<u32>,
+    #[serde(default, deserialize_with = "mode")]
+    mode: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    mtime: Option<i64>,
+    xattrs: Option<BTreeMap<String, Hex>>,
+}
+
+/// One object of the list, with the fields that it needs and no others.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "Fields")]
+struct Entry(Fields);
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Op {
+    Write,
+    Append,
+    Line,
+    Mkdir,
+    Symlink,
+    Link,
+    Node,
+    Rename,
+    Remove,
+    Set,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Char,
+    Block,
+    Fifo,
+    Socket,
+}
+
+impl TryFrom<Fields> for Entry {
+    type Error = String;
+
+    fn try_from(fields: Fields) -> Result<Self, String> {
+        let (op, needed, attributes) = fields.op.rule();
+        let mut needed = needed.to_vec();
+        if matches!(fields.kind, Some(Kind::Char | Kind::Block)) {
+            needed.extend(["major", "minor"]);
+        }
+        let present = fields.present();
+        if let Some(missing) = needed.iter().find(|name| !present.contains(name)) {
+            return Err(format!("`{op}` needs `{missing}`"));
+        }
+        let allowed = |name: &&str| needed.contains(name) || attributes.contains(name);
+        match present.iter().find(|name| !allowed(name)) {
+            Some(name) => Err(format!("`{op}` has no `{name}`")),
+            None => Ok(Self(fields)),
+        }
+    }
+}
+
+impl Op {
+    /// Returns its name, the fields that it needs, and those that it may have.
+    fn rule(self) -> (&'static str, &'static [&'static str], &'static [&'static str]) {
+        const ALL: &[&str] = &["mode", "uid", "gid", "mtime", "xattrs"];
+        const OF_LINKS: &[&str] = &["uid", "gid", "mtime", "xattrs"];
+        match self {
+            Self::Write => ("write", &["src"], ALL),
+            Self::Append => ("append", &["src"], ALL),
+            Self::Line => ("line", &["line"], ALL),
+            Self::Mkdir => ("mkdir", &[], ALL),
+            Self::Symlink => ("symlink", &["target"], OF_LINKS),
+            Self::Link => ("link", &["target"], &[]),
+            Self::Node => ("node", &["type"], ALL),
+            Self::Rename => ("rename", &["from"], &[]),
+            Self::Remove => ("remove", &[], &[]),
+            Self::Set => ("set", &[], ALL),
+        }
+    }
+}
+
+impl Fields {
+    fn present(&self) -> Vec<&'static str> {
+        let all = [
+            ("src", self.src.is_some()),
+            ("target", self.target.is_some()),
+            ("from", self.from.is_some()),
+            ("line", self.line.is_some()),
+            ("type", self.kind.is_some()),
+            ("major", self.major.is_some()),
+            ("minor", self.minor.is_some()),
+            ("mode", self.mode.is_some()),
+            ("uid", self.uid.is_some()),
+            ("gid", self.gid.is_some()),
+            ("mtime", self.mtime.is_some()),
+            ("xattrs", self.xattrs.is_some()),
+        ];
+        all.into_iter().filter(|(_, present)| *present).map(|(name, _)| name).collect()
+    }
+
+    fn into_edit(self, folder: &Path) -> Result<Edit, CommandError> {
+        let path = self.path;
+        let xattrs = self.xattrs.unwrap_or_default().into_iter().map(|(name, value)| (name, value.0)).collect();
+        let attributes = Attributes { mode: self.mode, uid: self.uid, gid: self.gid, mtime: self.mtime, xattrs };
+        let device = Device { major: self.major.unwrap_or_default(), minor: self.minor.unwrap_or_default() };
+        let source = folder.join(self.src.unwrap_or_default());
+        let target = self.target.unwrap_or_default();
+        Ok(match self.op {
+            Op::Write => Edit::Write { content: contents(&source, &path)?, path, attributes },
+            Op::Append => Edit::Append { content: contents(&source, &path)?, path, attributes },
+            Op::Line => Edit::AppendLine { path, line: self.line.unwrap_or_default(), attributes },
+            Op::Mkdir => Edit::CreateDir { path, attributes },
+            Op::Symlink => Edit::Symlink { path, target, attributes },
+            Op::Link => {
+                let target = GuestPath::new(&target).map_err(|error| {
+                    let message = format!("`{path}` cannot be one more name of `{target}`");
+                    CommandError::new(ErrorKind::Usage, message).with_source(error)
+                })?;
+                Edit::HardLink { path, target }
+            }
+            Op::Node => {
+                let node = match self.kind {
+                    Some(Kind::Char) => Node::CharDevice(device),
+                    Some(Kind::Block) => Node::BlockDevice(device),
+                    Some(Kind::Socket) => Node::Socket,
+                    Some(Kind::Fifo) | None => Node::Fifo,
+                };
+                Edit::MakeNode { path, node, attributes }
+            }
+            Op::Rename => Edit::Rename { path, from: self.from.unwrap_or_else(GuestPath::root) },
+            Op::Remove => Edit::Remove { path },
+            Op::Set => Edit::SetAttributes { path, attributes },
+        })
+    }
 }
 
 /// Reads the manifest `file` and opens every host file that it names.
@@ -63,29 +174,8 @@ pub(super) fn read(context: &Context, file: &Path) -> Result<EditPlan, CommandEr
         CommandError::new(ErrorKind::Usage, cannot).with_source(error).hint("`vmimg disk inject --help` shows a manifest")
     })?;
     let folder = file.parent().unwrap_or(Path::new("/"));
-    let edits = entries.into_iter().map(|entry| entry.into_edit(folder)).collect::<Result<_, _>>()?;
+    let edits = entries.into_iter().map(|entry| entry.0.into_edit(folder)).collect::<Result<_, _>>()?;
     Ok(EditPlan { edits })
-}
-
-impl Entry {
-    fn into_edit(self, folder: &Path) -> Result<Edit, CommandError> {
-        let attributes = |mode, uid, gid, mtime, xattrs: BTreeMap<String, Hex>| {
-            let xattrs = xattrs.into_iter().map(|(name, value)| (name, value.0)).collect();
-            Attributes { mode, uid, gid, mtime, xattrs }
-        };
-        Ok(match self {
-            Self::Write { path, src, mode, uid, gid, mtime, xattrs } => {
-                let content = contents(&folder.join(src), &path)?;
-                Edit::Write { path, content, attributes: attributes(mode, uid, gid, mtime, xattrs) }
-            }
-            Self::Mkdir { path, mode, uid, gid, mtime, xattrs } => {
-                Edit::CreateDir { path, attributes: attributes(mode, uid, gid, mtime, xattrs) }
-            }
-            Self::Symlink { path, target, uid, gid, mtime, xattrs } => {
-                Edit::Symlink { path, target, attributes: attributes(None, uid, gid, mtime, xattrs) }
-            }
-        })
-    }
 }
 
 /// Returns the contents of the host file `source`, which go to `path` in the guest.
@@ -136,11 +226,12 @@ mod tests {
     fn modes_are_numbers_or_octal_text_and_values_hexadecimal() {
         let entry = |text: &str| serde_json::from_str::<Entry>(text);
         let text = r#"{"op": "write", "path": "/a", "src": "b", "mode": "0640", "xattrs": {"user.a": "00fF"}}"#;
-        let Entry::Write { mode, xattrs, .. } = entry(text).unwrap() else { panic!() };
-        assert_eq!(mode, Some(0o640));
-        assert_eq!(xattrs["user.a"].0, [0, 0xFF]);
+        let Entry(fields) = entry(text).unwrap();
+        assert_eq!(fields.mode, Some(0o640));
+        assert_eq!(fields.xattrs.unwrap()["user.a"].0, [0, 0xFF]);
         entry(r#"{"op": "mkdir", "path": "/a", "mode": 493}"#).unwrap();
         entry(r#"{"op": "symlink", "path": "/a", "target": "b"}"#).unwrap();
+        entry(r#"{"op": "node", "path": "/a", "type": "fifo"}"#).unwrap();
     }
 
     #[test]
@@ -153,7 +244,12 @@ mod tests {
             r#"{"op": "mkdir", "path": "/a", "owner": 0}"#,
             r#"{"op": "mkdir", "path": "/a", "xattrs": {"user.a": "0"}}"#,
             r#"{"op": "mkdir", "path": "/a", "xattrs": {"user.a": "+1"}}"#,
-            r#"{"op": "remove", "path": "/a"}"#,
+            r#"{"op": "wipe", "path": "/a"}"#,
+            r#"{"op": "remove", "path": "/a", "mode": 0}"#,
+            r#"{"op": "rename", "path": "/a"}"#,
+            r#"{"op": "symlink", "path": "/a", "target": "b", "mode": 0}"#,
+            r#"{"op": "node", "path": "/a", "type": "char", "major": 1}"#,
+            r#"{"op": "node", "path": "/a", "type": "fifo", "major": 1}"#,
         ] {
             assert!(serde_json::from_str::<Entry>(text).is_err(), "{text}");
         }

@@ -38,6 +38,55 @@ pub(super) fn is_plain(list: &[u8]) -> bool {
     entries(list).is_some_and(|entries| entries.len() == 3)
 }
 
+/// Returns the stored form of an access list that programs set, with the mode that it stands for; `None` when it breaks a rule.
+///
+/// Programs see a version of 2, and a number with every entry.
+pub(super) fn from_programs(list: &[u8]) -> Option<(Vec<u8>, u16)> {
+    let (version, rest) = list.split_first_chunk::<4>()?;
+    let (entries, rest) = rest.as_chunks::<8>();
+    if u32::from_le_bytes(*version) != 2 || !rest.is_empty() {
+        return None;
+    }
+    let mut stored = 1_u32.to_le_bytes().to_vec();
+    let mut mode = [None; 4];
+    let mut last = (0, 0);
+    let mut named = false;
+    for [a, b, c, d, number @ ..] in entries {
+        let (tag, permissions) = (u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]));
+        let is_named = tag == USER || tag == GROUP;
+        let order = (tag, if is_named { u64::from(u32::from_le_bytes(*number)) } else { 0 });
+        let place = [USER_OBJ, GROUP_OBJ, OTHER, MASK].iter().position(|known| *known == tag);
+        if order <= last || permissions > 7 || (place.is_none() && !is_named) {
+            return None;
+        }
+        last = order;
+        named |= is_named;
+        if let Some(bits) = place.and_then(|place| mode.get_mut(place)) {
+            *bits = Some(permissions);
+        }
+        stored.extend([*a, *b, *c, *d]);
+        stored.extend(number.iter().filter(|_| is_named));
+    }
+    let [Some(user), Some(group), Some(other), mask] = mode else { return None };
+    if named && mask.is_none() {
+        return None;
+    }
+    Some((stored, user << 6 | mask.unwrap_or(group) << 3 | other))
+}
+
+/// Returns a stored access list as programs see it.
+pub(super) fn for_programs(list: &[u8]) -> Option<Vec<u8>> {
+    let mut seen = 2_u32.to_le_bytes().to_vec();
+    for entry in entries(list)? {
+        seen.extend(entry.tag.to_le_bytes());
+        seen.extend(entry.permissions.to_le_bytes());
+        let named = entry.tag == USER || entry.tag == GROUP;
+        let number = list.get(entry.at.saturating_add(2)..).and_then(|rest| rest.first_chunk::<4>()).filter(|_| named);
+        seen.extend(number.copied().unwrap_or([0xFF; 4]));
+    }
+    Some(seen)
+}
+
 struct Entry {
     /// Where its permissions are stored.
     at: usize,
@@ -81,7 +130,7 @@ const OTHER: u16 = 32;
 
 #[cfg(test)]
 mod tests {
-    use super::{inherited, is_plain, with_mode};
+    use super::{for_programs, from_programs, inherited, is_plain, with_mode};
 
     /// `user::rwx, user:7:rw-, group::r-x, mask::rwx, other::r--`
     const LIST: &[u8] = &[1, 0, 0, 0, 1, 0, 7, 0, 2, 0, 6, 0, 7, 0, 0, 0, 4, 0, 5, 0, 16, 0, 7, 0, 32, 0, 4, 0];
@@ -90,6 +139,23 @@ mod tests {
     fn the_group_bits_of_a_mode_are_the_mask() {
         let list = with_mode(LIST, 0o640).unwrap();
         assert_eq!(list, [1, 0, 0, 0, 1, 0, 6, 0, 2, 0, 6, 0, 7, 0, 0, 0, 4, 0, 5, 0, 16, 0, 4, 0, 32, 0, 0, 0]);
+    }
+
+    #[test]
+    fn programs_see_a_number_with_every_entry() {
+        let seen = for_programs(LIST).unwrap();
+        assert_eq!(
+            (seen.len(), &seen[..12], &seen[12..20]),
+            (44, &[2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255][..], &[2, 0, 6, 0, 7, 0, 0, 0][..])
+        );
+        assert_eq!(from_programs(&seen), Some((LIST.to_vec(), 0o774)));
+        for (at, byte) in [(0, 1), (4, 3), (6, 8), (28, 2), (36, 16)] {
+            let mut broken = seen.clone();
+            broken[at] = byte;
+            assert_eq!(from_programs(&broken), None, "byte {at}");
+        }
+        let without_mask = [&seen[..28], &seen[36..]].concat();
+        assert_eq!((from_programs(&without_mask), from_programs(&seen[..43])), (None, None));
     }
 
     #[test]

@@ -154,10 +154,22 @@ pub(super) fn kind_of(file_type: u8) -> Option<FileKind> {
     })
 }
 
+/// Returns what a record stores of a kind.
+///
 /// Spec: "Directory Entries", the file type.
-pub(super) const TYPE_FILE: u8 = 1;
+pub(super) fn type_of(kind: FileKind) -> u8 {
+    match kind {
+        FileKind::File => 1,
+        FileKind::Directory => TYPE_DIRECTORY,
+        FileKind::CharDevice => 3,
+        FileKind::BlockDevice => 4,
+        FileKind::Fifo => 5,
+        FileKind::Socket => 6,
+        FileKind::Symlink => 7,
+    }
+}
+
 pub(super) const TYPE_DIRECTORY: u8 = 2;
-pub(super) const TYPE_SYMLINK: u8 = 7;
 
 const RECORD_HEADER: usize = 8;
 /// Bytes of the record that holds a block's checksum.

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::resolve::resolve;
 use super::volume::Volume;
 use crate::block::BlockRead;
-use crate::fs::{Attributes, Content, Edit, EditPlan, Error, FileKind, GuestPath};
+use crate::fs::{Attributes, Content, Edit, EditPlan, Error, FileKind, GuestPath, Node};
 
 /// What a plan leaves at a path.
 #[derive(Clone, Debug)]
@@ -28,12 +28,16 @@ pub(super) enum Wanted {
         lines: Vec<String>,
         target: Option<String>,
         attributes: Attributes,
+        /// What the file ends with.
+        end: Option<Content>,
+        node: Option<Node>,
     },
 }
 
 impl Wanted {
     fn new(kind: Option<FileKind>) -> Self {
-        Self::Present { kind, content: None, lines: Vec::new(), target: None, attributes: Attributes::default() }
+        let attributes = Attributes::default();
+        Self::Present { kind, content: None, lines: Vec::new(), target: None, attributes, end: None, node: None }
     }
 }
 
@@ -41,7 +45,8 @@ impl Wanted {
 pub(super) fn expectations<D: BlockRead>(volume: &Volume<D>, plan: &EditPlan) -> Result<Vec<Expected>, Error> {
     let mut all: BTreeMap<GuestPath, Expected> = BTreeMap::new();
     for (order, edit) in plan.edits.iter().enumerate() {
-        let follow = matches!(edit, Edit::Write { .. } | Edit::AppendLine { .. });
+        let follow =
+            matches!(edit, Edit::Write { .. } | Edit::Append { .. } | Edit::AppendLine { .. } | Edit::CreateDir { .. });
         let path = canonical(volume, edit.path(), follow)?;
         if matches!(edit, Edit::Remove { .. }) {
             // What a later step takes away with a folder above is that step's to check.
@@ -59,7 +64,17 @@ pub(super) fn expectations<D: BlockRead>(volume: &Volume<D>, plan: &EditPlan) ->
             }
             above = parent.parent();
         }
+        let source = edit.source().map(|from| canonical(volume, from, false)).transpose()?;
+        if let (Edit::Rename { .. }, Some(from)) = (edit, &source) {
+            rename(&mut all, order, from, &path);
+            continue;
+        }
         if is_undone(plan, order, edit.path()) {
+            continue;
+        }
+        if let Some(from) = source {
+            let wanted = all.get(&from).map_or(Wanted::new(None), |expected| expected.wanted.clone());
+            all.insert(path.clone(), Expected { path, order, wanted });
             continue;
         }
         let old = all.remove(&path).map(|expected| expected.wanted);
@@ -69,41 +84,73 @@ pub(super) fn expectations<D: BlockRead>(volume: &Volume<D>, plan: &EditPlan) ->
     Ok(all.into_values().collect())
 }
 
+/// Moves what is expected at and below `from` to `to`.
+fn rename(all: &mut BTreeMap<GuestPath, Expected>, order: usize, from: &GuestPath, to: &GuestPath) {
+    if from == to {
+        return;
+    }
+    all.retain(|old, _| old.strip_prefix(to).is_none());
+    let moved: Vec<GuestPath> = all.keys().filter(|old| old.strip_prefix(from).is_some()).cloned().collect();
+    for old in moved {
+        let below = old.strip_prefix(from).and_then(|below| to.join(below.as_str()).ok());
+        if let (Some(path), Some(mut expected)) = (below, all.remove(&old)) {
+            expected.path = path.clone();
+            all.insert(path, expected);
+        }
+    }
+    all.insert(from.clone(), Expected { path: from.clone(), order, wanted: Wanted::Absent });
+    all.entry(to.clone()).or_insert_with(|| Expected { path: to.clone(), order, wanted: Wanted::new(None) });
+}
+
 /// Returns whether a later step removes or replaces `path` or a folder above it.
 fn is_undone(plan: &EditPlan, order: usize, path: &GuestPath) -> bool {
-    plan.edits
-        .iter()
-        .skip(order)
-        .skip(1)
-        .any(|later| matches!(later, Edit::Remove { .. } | Edit::Symlink { .. }) && path.strip_prefix(later.path()).is_some())
+    plan.edits.iter().skip(order).skip(1).any(|later| match later {
+        Edit::Remove { path: new }
+        | Edit::Symlink { path: new, .. }
+        | Edit::HardLink { path: new, .. }
+        | Edit::MakeNode { path: new, .. }
+        | Edit::Rename { path: new, .. } => path.strip_prefix(new).is_some(),
+        _ => false,
+    })
 }
 
 /// Returns what is expected after `edit` where `old` was before.
 fn after(old: Option<Wanted>, edit: &Edit) -> Wanted {
     let (wanted_kind, new) = match edit {
-        Edit::Write { attributes, .. } | Edit::AppendLine { attributes, .. } => (Some(FileKind::File), attributes),
+        Edit::Write { attributes, .. } | Edit::Append { attributes, .. } | Edit::AppendLine { attributes, .. } => {
+            (Some(FileKind::File), attributes)
+        }
         Edit::CreateDir { attributes, .. } => (Some(FileKind::Directory), attributes),
         Edit::Symlink { attributes, .. } => (Some(FileKind::Symlink), attributes),
+        Edit::MakeNode { node, attributes, .. } => (Some(node.kind()), attributes),
         Edit::SetAttributes { attributes, .. } => (None, attributes),
-        Edit::Remove { .. } => return Wanted::Absent,
+        Edit::Remove { .. } | Edit::HardLink { .. } | Edit::Rename { .. } => return Wanted::Absent,
     };
     let kept = match old {
-        Some(old @ Wanted::Present { .. }) if !matches!(edit, Edit::Symlink { .. }) => old,
+        Some(old @ Wanted::Present { .. }) if !matches!(edit, Edit::Symlink { .. } | Edit::MakeNode { .. }) => old,
         _ => Wanted::new(None),
     };
-    let Wanted::Present { kind, mut content, mut lines, mut target, mut attributes } = kept else { return kept };
+    let Wanted::Present { kind, mut content, mut lines, mut target, mut attributes, mut end, mut node } = kept else {
+        return kept;
+    };
     match edit {
         Edit::Write { content: new, .. } => {
             content = Some(new.clone());
-            lines.clear();
+            (lines, end) = (Vec::new(), None);
+            attributes.mtime = None;
+        }
+        Edit::Append { content: new, .. } => {
+            content = None;
+            end = Some(new.clone());
             attributes.mtime = None;
         }
         Edit::AppendLine { line, .. } => {
-            content = None;
+            (content, end) = (None, None);
             lines.push(line.clone());
             attributes.mtime = None;
         }
         Edit::Symlink { target: new, .. } => target = Some(new.clone()),
+        Edit::MakeNode { node: new, .. } => node = Some(*new),
         _ => {}
     }
     attributes.mode = new.mode.or(attributes.mode);
@@ -119,7 +166,7 @@ fn after(old: Option<Wanted>, edit: &Edit) -> Wanted {
     if kind == Some(FileKind::Symlink) {
         attributes.mode = None;
     }
-    Wanted::Present { kind, content, lines, target, attributes }
+    Wanted::Present { kind, content, lines, target, attributes, end, node }
 }
 
 /// Returns `path` without links, as far as it exists.

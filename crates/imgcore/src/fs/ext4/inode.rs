@@ -310,6 +310,21 @@ impl Inode {
     }
 }
 
+/// Returns the type bits of a mode.
+///
+/// Spec: "Index Nodes", `i_mode`.
+pub(super) fn format_bits(kind: FileKind) -> u16 {
+    match kind {
+        FileKind::Fifo => 0x1000,
+        FileKind::CharDevice => 0x2000,
+        FileKind::Directory => 0x4000,
+        FileKind::BlockDevice => 0x6000,
+        FileKind::File => 0x8000,
+        FileKind::Symlink => 0xA000,
+        FileKind::Socket => 0xC000,
+    }
+}
+
 /// Returns the seconds since 1970 of a stored time.
 ///
 /// Spec: "the lower two bits are used to extend the 32-bit seconds field to be 34 bit wide"

@@ -22,7 +22,7 @@ pub(super) fn compare<D: BlockRead>(
         (None, Wanted::Present { .. }) => return Err(differs(path, "it is not there")),
         (Some(inode), wanted) => (inode, wanted),
     };
-    let Wanted::Present { kind, content, lines, target, attributes } = wanted else { return Ok(()) };
+    let Wanted::Present { kind, content, lines, target, attributes, .. } = wanted else { return Ok(()) };
     let found = inode.metadata()?;
     if kind.is_some_and(|kind| kind != found.kind) {
         return Err(differs(path, format!("it is a {:?}", found.kind)));
@@ -48,6 +48,34 @@ pub(super) fn compare<D: BlockRead>(
     let text = volume.contents(inode, inode.size())?.unwrap_or_default();
     let missing = |line: &&String| !text.split(|byte| *byte == b'\n').any(|old| old == line.as_bytes());
     if lines.iter().any(|line| missing(&line)) { Err(differs(path, "a line is missing")) } else { Ok(()) }
+}
+
+/// Compares the end of a file with what was put there.
+pub(super) fn compare_end<D: BlockRead>(
+    volume: &Volume<D>,
+    path: &GuestPath,
+    inode: &Inode,
+    end: &Content,
+) -> Result<(), Error> {
+    let at = inode.size().checked_sub(end.len()).ok_or_else(|| differs(path, "it is shorter than what was put behind it"))?;
+    if is_inline(inode) {
+        let stored = volume.contents(inode, inode.size())?.unwrap_or_default();
+        let behind = stored.get(usize::try_from(at).unwrap_or(usize::MAX)..).unwrap_or_default();
+        let same = *read_piece(end, 0, behind.len())? == *behind;
+        return if same { Ok(()) } else { Err(differs(path, "its end differs")) };
+    }
+    let extents = volume.tree(inode)?.extents;
+    let mut offset = 0;
+    while offset < end.len() {
+        let len = usize::try_from(end.len().saturating_sub(offset).min(PIECE)).unwrap_or(usize::MAX);
+        let mut stored = vec![0; len];
+        volume.read_at(&extents, &mut stored, at.saturating_add(offset))?;
+        if read_piece(end, offset, len)? != stored {
+            return Err(differs(path, "its end differs"));
+        }
+        offset = offset.saturating_add(PIECE);
+    }
+    Ok(())
 }
 
 fn compare_content<D: BlockRead>(

@@ -1,7 +1,7 @@
 use super::journal::replay;
 use super::resolve::resolve;
 use super::volume::Volume;
-use super::xattr::{read_value, read_xattrs, split_name};
+use super::xattr::{read_xattrs, split_name};
 use crate::block::{BlockRead, Staged};
 use crate::fs::{DirEntry, Error, FileKind, FileSystem, GuestPath, Metadata};
 
@@ -11,7 +11,7 @@ use super::inode::Inode;
 #[derive(Debug)]
 pub struct Ext4<D> {
     /// Over what the journal has, where the file system was not unmounted.
-    volume: Volume<Staged<D>>,
+    pub(super) volume: Volume<Staged<D>>,
 }
 
 impl<D: BlockRead> Ext4<D> {
@@ -45,12 +45,12 @@ impl<D: BlockRead> Ext4<D> {
         self.volume.store.into_disk().into_base()
     }
 
-    fn find(&self, path: &GuestPath, follow_last: bool) -> Result<Inode, Error> {
+    pub(super) fn find(&self, path: &GuestPath, follow_last: bool) -> Result<Inode, Error> {
         let place = resolve(&self.volume, path, follow_last)?;
         place.found.ok_or_else(|| Error::NotFound(path.clone()))
     }
 
-    fn find_kind(&self, path: &GuestPath, follow_last: bool, wanted: FileKind) -> Result<Inode, Error> {
+    pub(super) fn find_kind(&self, path: &GuestPath, follow_last: bool, wanted: FileKind) -> Result<Inode, Error> {
         let inode = self.find(path, follow_last)?;
         let kind = inode.kind()?;
         if kind == wanted { Ok(inode) } else { Err(Error::WrongKind { path: path.clone(), kind }) }
@@ -89,6 +89,6 @@ impl<D: BlockRead> FileSystem for Ext4<D> {
         let Some((index, name)) = split_name(name) else { return Ok(None) };
         let all = read_xattrs(&self.volume, &inode)?;
         let found = all.iter().find(|attribute| attribute.index == index && attribute.name == name && !attribute.is_contents());
-        found.map(|attribute| read_value(&self.volume, &attribute.value)).transpose()
+        found.map(|attribute| self.value_of(&inode, attribute)).transpose()
     }
 }

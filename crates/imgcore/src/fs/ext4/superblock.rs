@@ -212,6 +212,11 @@ impl RawSuperblock {
         self.wide(self.s_free_blocks_count_lo, self.s_free_blocks_count_hi)
     }
 
+    /// Returns the number of blocks set aside for root.
+    pub(super) fn reserved_blocks_count(&self) -> u64 {
+        self.wide(self.s_r_blocks_count_lo, self.s_r_blocks_count_hi)
+    }
+
     /// Stores the number of free blocks.
     pub(super) fn set_free_blocks_count(&mut self, count: u64) {
         let (low, high) = halves(count);

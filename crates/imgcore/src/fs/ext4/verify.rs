@@ -1,11 +1,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::acl::for_programs;
 use super::edit::{load_block_map, load_inode_map};
 use super::error::corrupt;
 use super::expect::{Expected, Wanted, expectations};
 use super::extent::FileExtent;
 use super::inode::{EXTENTS_FLAG, Inode};
 use super::journal::replay;
+use super::node::node_of;
 use super::own;
 use super::resolve::resolve;
 use super::view::{Stored, Verdict, View};
@@ -140,7 +142,13 @@ fn check_groups<D: BlockRead>(
 
 /// Compares what the other reader does not tell: time and extended attributes.
 fn compare_rest<D: BlockRead>(volume: &Volume<D>, inode: &Inode, expected: &Expected) -> Result<(), Error> {
-    let Wanted::Present { attributes, .. } = &expected.wanted else { return Ok(()) };
+    let Wanted::Present { attributes, end, node, .. } = &expected.wanted else { return Ok(()) };
+    if node.is_some() && *node != node_of(inode)? {
+        return Err(differs(&expected.path, "it is another device"));
+    }
+    if let Some(end) = end {
+        own::compare_end(volume, &expected.path, inode, end)?;
+    }
     if let Some(mtime) = attributes.mtime.filter(|mtime| *mtime != inode.mtime()) {
         return Err(differs(&expected.path, format!("its time is {}, not {mtime}", inode.mtime())));
     }
@@ -150,7 +158,10 @@ fn compare_rest<D: BlockRead>(volume: &Volume<D>, inode: &Inode, expected: &Expe
     let all = read_xattrs(volume, inode)?;
     for (name, value) in &attributes.xattrs {
         let stored = all.iter().find(|stored| split_name(name) == Some((stored.index, &stored.name)));
-        let stored = stored.map(|stored| read_value(volume, &stored.value)).transpose()?;
+        let mut stored = stored.map(|stored| read_value(volume, &stored.value)).transpose()?;
+        if name.starts_with("system.posix_acl_") {
+            stored = stored.as_deref().and_then(for_programs);
+        }
         if stored.as_ref() != Some(value) {
             return Err(differs(&expected.path, format!("its extended attribute `{name}` differs")));
         }

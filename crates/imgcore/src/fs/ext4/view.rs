@@ -135,7 +135,7 @@ impl View {
             (Err(error), _) => return Err(differs(path, error.to_string())),
             (Ok(metadata), wanted) => (metadata, wanted),
         };
-        let Wanted::Present { kind, content, lines, target, attributes } = wanted else { return Ok(Verdict::Same) };
+        let Wanted::Present { kind, content, lines, target, attributes, .. } = wanted else { return Ok(Verdict::Same) };
         let found = kind_of(metadata.file_type());
         if kind.is_some_and(|kind| kind != found) {
             return Err(differs(path, format!("it is a {found:?}")));

@@ -281,6 +281,15 @@ pub(super) fn split_name(full: &str) -> Option<(u8, &[u8])> {
     })
 }
 
+/// Returns the full name of an attribute, or `None` when its prefix is not known.
+pub(super) fn full_name(attribute: &Xattr) -> Option<Vec<u8>> {
+    if let Some((name, _)) = WHOLE_NAMES.iter().find(|(_, index)| *index == attribute.index) {
+        return Some(name.as_bytes().to_vec());
+    }
+    let (prefix, _) = PREFIXES.iter().find(|(_, index)| *index == attribute.index)?;
+    Some([prefix.as_bytes(), &attribute.name].concat())
+}
+
 /// Checks that none of the attributes has its value in an inode of its own.
 pub(super) fn check_values_here(attributes: &[Xattr]) -> Result<(), Error> {
     match attributes.iter().find(|attribute| matches!(attribute.value, Value::Inode(..))) {

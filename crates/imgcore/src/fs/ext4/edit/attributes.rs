@@ -21,6 +21,16 @@ impl<D: BlockWrite> Editor<D> {
         if let Some(gid) = attributes.gid {
             inode.set_gid(gid);
         }
+        if let Some(secs) = attributes.mtime
+            && !inode.set_mtime(Timestamp { secs, nanos: 0 })
+        {
+            return Err(self.unrepresentable(format!("this file system cannot store the time {secs}")));
+        }
+        let mut changes = Vec::new();
+        for (name, value) in &attributes.xattrs {
+            changes.push(self.change_of(inode, name, value)?);
+        }
+        self.set_xattrs(inode, changes)?;
         if let Some(mode) = attributes.mode {
             let mode = u16::try_from(mode).ok().filter(|mode| *mode <= 0o7777);
             let mode = mode.ok_or_else(|| self.unrepresentable("a mode is at most 7777"))?;
@@ -29,22 +39,6 @@ impl<D: BlockWrite> Editor<D> {
                 self.set_access_list(inode, mode)?;
             }
         }
-        if let Some(secs) = attributes.mtime
-            && !inode.set_mtime(Timestamp { secs, nanos: 0 })
-        {
-            return Err(self.unrepresentable(format!("this file system cannot store the time {secs}")));
-        }
-        let mut changes = Vec::new();
-        for (name, value) in &attributes.xattrs {
-            let (index, name) = match split_name(name) {
-                Some((ACL_ACCESS | ACL_DEFAULT | 7 | 8, _)) | None => {
-                    return Err(self.unrepresentable(format!("the extended attribute `{name}` cannot be set")));
-                }
-                Some(parts) => parts,
-            };
-            changes.push(Xattr { index, name: name.to_vec(), value: Value::Here(value.clone()) });
-        }
-        self.set_xattrs(inode, changes)?;
         if inode.set_ctime(self.now) {
             return Ok(());
         }
@@ -58,6 +52,27 @@ impl<D: BlockWrite> Editor<D> {
         let bad = || corrupt(format!("inode {}", inode.number), "its access list has the stored form");
         let value = Value::Here(acl::with_mode(&list, mode).ok_or_else(bad)?);
         self.set_xattrs(inode, vec![Xattr { index: ACL_ACCESS, name, value }])
+    }
+
+    /// Returns the extended attribute `name` as it is stored. An access list sets the mode of the inode, which is not saved.
+    fn change_of(&self, inode: &mut Inode, name: &str, value: &[u8]) -> Result<Xattr, Error> {
+        let cannot = |why: &str| self.unrepresentable(format!("the extended attribute `{name}` cannot be set{why}"));
+        let (index, rest) = match split_name(name) {
+            Some((SYSTEM | RICHACL, _)) | None => return Err(cannot("")),
+            Some(parts) => parts,
+        };
+        if index != ACL_ACCESS && index != ACL_DEFAULT {
+            return Ok(Xattr { index, name: rest.to_vec(), value: Value::Here(value.to_vec()) });
+        }
+        let kind = inode.kind()?;
+        if kind == FileKind::Symlink || (index == ACL_DEFAULT && kind != FileKind::Directory) {
+            return Err(cannot(": a link has no access list, and only a folder a default one"));
+        }
+        let (list, mode) = acl::from_programs(value).ok_or_else(|| cannot(": it breaks a rule of acl(5)"))?;
+        if index == ACL_ACCESS {
+            inode.raw.i_mode.set(inode.raw.i_mode.get() & !0o777 | mode);
+        }
+        Ok(Xattr { index, name: Vec::new(), value: Value::Here(list) })
     }
 
     /// Gives a new file what its folder passes on: the group of a folder with the setgid bit, and the default access list.
@@ -158,3 +173,6 @@ impl<D: BlockWrite> Editor<D> {
 }
 
 const SETGID: u16 = 0o2000;
+/// Prefixes of names that are not set.
+const SYSTEM: u8 = 7;
+const RICHACL: u8 = 8;

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use super::Editor;
 use crate::block::{self, BlockRead, BlockWrite, ByteRange, extents};
-use crate::fs::ext4::extent::{FileExtent, MAX_LEN};
+use crate::fs::ext4::extent::{ExtentTree, FileExtent, MAX_LEN};
 use crate::fs::ext4::feature::LARGE_FILE;
 use crate::fs::ext4::inode::Inode;
 use crate::fs::{Content, Error};
@@ -16,22 +16,43 @@ impl<D: BlockWrite> Editor<D> {
         if size.div_ceil(block_size) > most {
             return Err(self.unrepresentable(format!("a file of this file system has at most {most} blocks")));
         }
-        let mut all = Vec::new();
-        for (first, last) in data_blocks(content, block_size)? {
-            let mut logical = first;
-            for (start, len) in self.allocate(group, last.saturating_sub(first))? {
-                push_run(&mut all, logical, start, len);
+        let runs = data_blocks(content, block_size)?;
+        self.store_runs(inode, ExtentTree::default(), (content, 0), &runs, group)?;
+        self.store_size(inode, size)
+    }
+
+    /// Puts runs of blocks of `content`, which begins at block `begin` of the file, behind what `tree` has already.
+    ///
+    /// The inode is not saved.
+    pub(super) fn store_runs(
+        &mut self,
+        inode: &mut Inode,
+        tree: ExtentTree,
+        (content, begin): (&Content, u64),
+        runs: &[(u64, u64)],
+        group: u32,
+    ) -> Result<(), Error> {
+        let mut all = tree.extents;
+        for (first, last) in runs {
+            let mut logical = *first;
+            for (start, len) in self.allocate(group, last.saturating_sub(*first))? {
+                push_run(&mut all, begin.saturating_add(logical), start, len);
                 self.copy(content, logical, start, len)?;
                 logical = logical.saturating_add(u64::from(len));
             }
         }
+        self.store_tree(inode, &all, group, &tree.nodes)
+    }
+
+    /// Stores how many bytes a file has. The inode is not saved.
+    pub(super) fn store_size(&mut self, inode: &mut Inode, size: u64) -> Result<(), Error> {
         inode.set_size(size);
         if size > LARGEST_SMALL_FILE {
             self.expect_features("a file of 2 GiB")?;
             let features = self.volume.raw.s_feature_ro_compat.get();
             self.volume.raw.s_feature_ro_compat.set(features | LARGE_FILE);
         }
-        self.store_tree(inode, &all, group, &[])
+        Ok(())
     }
 
     /// Copies the blocks of `content` from the `logical` one on into `len` blocks at `start`, piece by piece; what lies behind
@@ -61,7 +82,7 @@ impl<D: BlockWrite> Editor<D> {
 }
 
 /// Returns `len` bytes of contents at `offset`.
-pub(in crate::fs::ext4) fn read_piece(content: &Content, offset: u64, len: usize) -> Result<Cow<'_, [u8]>, Error> {
+pub(in crate::fs::ext4) fn read_piece(content: &Content, offset: u64, len: usize) -> Result<Cow<'_, [u8]>, block::Error> {
     match content {
         Content::Disk(disk) => {
             let mut bytes = vec![0; len];
@@ -78,7 +99,7 @@ pub(in crate::fs::ext4) fn read_piece(content: &Content, offset: u64, len: usize
 }
 
 /// Returns the runs of blocks that hold data, first and the one behind the last, joined where they meet.
-fn data_blocks(content: &Content, block_size: u64) -> Result<Vec<(u64, u64)>, Error> {
+pub(super) fn data_blocks(content: &Content, block_size: u64) -> Result<Vec<(u64, u64)>, Error> {
     let size = content.len();
     let Content::Disk(disk) = content else {
         return Ok(if size == 0 { Vec::new() } else { vec![(0, size.div_ceil(block_size))] });

@@ -236,6 +236,6 @@ impl<D: BlockRead> Editor<D> {
 }
 
 /// The most links of a file or folder.
-const MAX_LINKS: u16 = 65000;
+pub(super) const MAX_LINKS: u16 = 65000;
 /// The most blocks of a folder.
 const MAX_BLOCKS: u32 = 1 << 17;

@@ -17,7 +17,7 @@ use super::folder::Name;
 use crate::block::{BlockRead, BlockWrite};
 use crate::fs::Error;
 use crate::fs::ext4::checksum::crc32c;
-use crate::fs::ext4::dirent::{TYPE_DIRECTORY, put_record, record_len, records, set_record_len};
+use crate::fs::ext4::dirent::{TYPE_DIRECTORY, put_record, record_len, records, set_record_inode, set_record_len};
 use crate::fs::ext4::error::corrupt;
 use crate::fs::ext4::feature::{DIR_INDEX, LARGEDIR};
 use crate::fs::ext4::hash::NameHash;
@@ -344,6 +344,15 @@ impl<D: BlockRead> Editor<D> {
         }
         self.put_children(folder, &mut bytes, ROOT_ENTRIES, children);
         bytes
+    }
+
+    /// Returns a root with `parent` as the folder above.
+    pub(super) fn root_below(&self, folder: &Inode, root: &[u8], parent: u32) -> Result<Vec<u8>, Error> {
+        let children = self.children(folder, root, ROOT_ENTRIES)?;
+        let mut bytes = root.to_vec();
+        set_record_inode(&mut bytes, record_len(1), parent);
+        self.put_children(folder, &mut bytes, ROOT_ENTRIES, &children);
+        Ok(bytes)
     }
 
     fn encode_node(&self, folder: &Inode, children: &[Child]) -> Vec<u8> {

@@ -4,6 +4,7 @@
 //! the device. [`Editor::finish`] writes the metadata in one batch: bitmaps, then the descriptors with their checksums, then the
 //! superblock. An error at any point means that the device is to be dropped: it must be a [`crate::block::Staged`] or a copy.
 
+mod append;
 mod attributes;
 mod blocks;
 mod contents;
@@ -11,8 +12,11 @@ mod folder;
 mod index;
 mod inline;
 mod inodes;
+mod links;
+mod nodes;
 mod orphans;
 mod remove;
+mod rename;
 mod special;
 mod steps;
 mod system;

@@ -1,16 +1,17 @@
 use super::Editor;
 use super::folder::Name;
 use crate::block::BlockWrite;
-use crate::fs::ext4::dirent::{TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
-use crate::fs::ext4::inode::{Inode, ROOT_INODE};
+use crate::fs::ext4::dirent::type_of;
+use crate::fs::ext4::inode::{Inode, ROOT_INODE, format_bits};
 use crate::fs::ext4::resolve::{Place, resolve};
-use crate::fs::{Attributes, Content, Edit, Error, FileKind};
+use crate::fs::{Attributes, Content, Edit, Error, FileKind, Node};
 
 /// What a new file is made of.
-enum Make<'a> {
+pub(super) enum Make<'a> {
     File(&'a Content),
     Folder,
     Link(&'a str),
+    Node(Node),
 }
 
 impl<D: BlockWrite> Editor<D> {
@@ -18,7 +19,11 @@ impl<D: BlockWrite> Editor<D> {
     pub(super) fn step(&mut self, edit: &Edit) -> Result<(), Error> {
         match edit {
             Edit::Write { content, attributes, .. } => self.write(content, attributes),
+            Edit::Append { content, attributes, .. } => self.append(content, attributes),
             Edit::CreateDir { attributes, .. } => self.create_dir(attributes),
+            Edit::HardLink { target, .. } => self.hard_link(target),
+            Edit::MakeNode { node, attributes, .. } => self.make_node(*node, attributes),
+            Edit::Rename { from, .. } => self.rename(from),
             Edit::Symlink { target, attributes, .. } => self.symlink(target, attributes),
             Edit::Remove { .. } => self.remove_path(),
             Edit::SetAttributes { attributes, .. } => self.set_on_path(attributes),
@@ -35,7 +40,7 @@ impl<D: BlockWrite> Editor<D> {
     }
 
     /// Replaces the contents of a file.
-    fn rewrite(&mut self, mut inode: Inode, content: &Content, attributes: &Attributes) -> Result<(), Error> {
+    pub(super) fn rewrite(&mut self, mut inode: Inode, content: &Content, attributes: &Attributes) -> Result<(), Error> {
         self.expect_kind(&inode, FileKind::File)?;
         self.check_changeable(&inode)?;
         self.free_contents(&mut inode)?;
@@ -50,13 +55,13 @@ impl<D: BlockWrite> Editor<D> {
 
     fn create_dir(&mut self, attributes: &Attributes) -> Result<(), Error> {
         let place = resolve(&self.volume, &self.path, false)?;
-        match place.found {
-            Some(folder) => {
-                self.expect_kind(&folder, FileKind::Directory)?;
-                self.change(folder, attributes)
-            }
-            None => self.make(place, &Make::Folder, attributes),
-        }
+        let Some(found) = &place.found else { return self.make(place, &Make::Folder, attributes) };
+        // A link to a folder will do, as for `mkdir -p`.
+        let kind = found.kind()?;
+        let place = if kind == FileKind::Symlink { resolve(&self.volume, &self.path, true)? } else { place };
+        let folder = place.found.ok_or_else(|| Error::WrongKind { path: self.path.clone(), kind })?;
+        self.expect_kind(&folder, FileKind::Directory)?;
+        self.change(folder, attributes)
     }
 
     fn symlink(&mut self, target: &str, attributes: &Attributes) -> Result<(), Error> {
@@ -64,18 +69,18 @@ impl<D: BlockWrite> Editor<D> {
         if target.is_empty() || target.len() > usize::try_from(longest).unwrap_or(usize::MAX) || target.contains('\0') {
             return Err(self.unrepresentable(format!("a link has 1 to {longest} bytes, and no NUL")));
         }
-        let mut place = resolve(&self.volume, &self.path, false)?;
-        if let Some(old) = place.found.take() {
-            let kind = old.kind()?;
-            let (Some(folder), Some(name)) = (place.folders.last(), place.names.last()) else {
-                return Err(Error::WrongKind { path: self.path.clone(), kind });
-            };
-            if kind == FileKind::Directory {
-                return Err(Error::WrongKind { path: self.path.clone(), kind });
-            }
-            self.remove(folder.number, name, &old)?;
-        }
+        let place = resolve(&self.volume, &self.path, false)?;
+        self.clear(&place)?;
         self.make(place, &Make::Link(target), attributes)
+    }
+
+    /// Removes what is at a place, unless that is a folder.
+    pub(super) fn clear(&mut self, place: &Place) -> Result<(), Error> {
+        let Some(old) = &place.found else { return Ok(()) };
+        match (old.kind()?, place.folders.last(), place.names.last()) {
+            (kind, Some(folder), Some(name)) if kind != FileKind::Directory => self.remove(folder.number, name, old),
+            (kind, ..) => Err(Error::WrongKind { path: self.path.clone(), kind }),
+        }
     }
 
     fn remove_path(&mut self) -> Result<(), Error> {
@@ -93,7 +98,7 @@ impl<D: BlockWrite> Editor<D> {
         self.change(inode, attributes)
     }
 
-    fn change(&mut self, mut inode: Inode, attributes: &Attributes) -> Result<(), Error> {
+    pub(super) fn change(&mut self, mut inode: Inode, attributes: &Attributes) -> Result<(), Error> {
         if *attributes == Attributes::default() {
             return Ok(());
         }
@@ -126,13 +131,19 @@ impl<D: BlockWrite> Editor<D> {
         self.rewrite(inode, &Content::from(text), attributes)
     }
 
-    fn expect_kind(&self, inode: &Inode, wanted: FileKind) -> Result<(), Error> {
+    pub(super) fn expect_kind(&self, inode: &Inode, wanted: FileKind) -> Result<(), Error> {
         let kind = inode.kind()?;
         if kind == wanted { Ok(()) } else { Err(Error::WrongKind { path: self.path.clone(), kind }) }
     }
 
     /// Makes what is missing at a place: folders on the way, then what was asked for.
-    fn make(&mut self, place: Place, what: &Make<'_>, attributes: &Attributes) -> Result<(), Error> {
+    pub(super) fn make(&mut self, place: Place, what: &Make<'_>, attributes: &Attributes) -> Result<(), Error> {
+        let (parent, last) = self.make_parents(place)?;
+        self.make_one(parent, last, what, attributes).map(drop)
+    }
+
+    /// Makes the folders that are missing on the way to a place; returns the last one's number and the last name.
+    pub(super) fn make_parents(&mut self, place: Place) -> Result<(u32, Vec<u8>), Error> {
         let folder = place.folders.last().map_or(ROOT_INODE, |folder| folder.number);
         let mut names: Vec<Vec<u8>> = place.names.last().cloned().into_iter().chain(place.missing).collect();
         names.retain(|name| !name.is_empty() && name != b".");
@@ -144,23 +155,27 @@ impl<D: BlockWrite> Editor<D> {
         for name in names {
             parent = self.make_one(parent, name, &Make::Folder, &Attributes::default())?;
         }
-        self.make_one(parent, last, what, attributes).map(drop)
+        if last.len() > LONGEST_NAME {
+            return Err(self.unrepresentable("a name has at most 255 bytes"));
+        }
+        Ok((parent, last))
     }
 
     /// Makes one file in a folder and returns its inode's number.
     fn make_one(&mut self, parent: u32, name: Vec<u8>, what: &Make<'_>, attributes: &Attributes) -> Result<u32, Error> {
         let folder = self.volume.inode(parent)?;
         self.check_changeable(&folder)?;
-        if name.len() > 255 {
+        if name.len() > LONGEST_NAME {
             return Err(self.unrepresentable("a name has at most 255 bytes"));
         }
-        let (kind, mode, file_type) = match what {
-            Make::File(_) => (FileKind::File, 0o100_644, TYPE_FILE),
-            Make::Folder => (FileKind::Directory, 0o040_755, TYPE_DIRECTORY),
-            Make::Link(_) => (FileKind::Symlink, 0o120_777, TYPE_SYMLINK),
+        let (kind, mode) = match what {
+            Make::File(_) => (FileKind::File, 0o644),
+            Make::Folder => (FileKind::Directory, 0o755),
+            Make::Link(_) => (FileKind::Symlink, 0o777),
+            Make::Node(node) => (node.kind(), 0o644),
         };
         let mut inode = self.allocate_inode(self.group_of(&folder), kind)?;
-        inode.raw.i_mode.set(mode);
+        inode.raw.i_mode.set(format_bits(kind) | mode);
         inode.raw.i_links_count.set(1);
         if !inode.set_born(self.now) || !inode.set_mtime(self.now) {
             return Err(self.unrepresentable("this file system cannot store today's date"));
@@ -170,11 +185,12 @@ impl<D: BlockWrite> Editor<D> {
             Make::File(content) => self.store_contents(&mut inode, content, group)?,
             Make::Folder => self.store_empty_folder(&mut inode, parent)?,
             Make::Link(target) => self.store_link(&mut inode, target, group)?,
+            Make::Node(node) => self.store_node(&mut inode, *node)?,
         }
         self.inherit(&mut inode, &folder)?;
         self.set_attributes(&mut inode, attributes)?;
         self.save(&inode)?;
-        self.insert_name(parent, &Name { bytes: name, inode: inode.number, file_type })?;
+        self.insert_name(parent, &Name { bytes: name, inode: inode.number, file_type: type_of(kind) })?;
         if kind == FileKind::Directory {
             self.link_folder(parent)?;
         }
@@ -193,6 +209,8 @@ impl<D: BlockWrite> Editor<D> {
     }
 }
 
+/// The most bytes of a name.
+const LONGEST_NAME: usize = 255;
 /// From this many bytes on, the text of a link is in a block.
 const FAST_LINK: usize = 60;
 /// The most bytes of a file that a line is appended to.

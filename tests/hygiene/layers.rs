@@ -11,7 +11,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("partition", &["block"]),
     ("fs", &["block"]),
     ("nbd", &["block"]),
-    ("image", &["block", "storage", "qcow2", "partition", "fs"]),
+    ("image", &["block", "storage", "qcow2", "partition", "fs", "nbd"]),
 ];
 
 #[test]

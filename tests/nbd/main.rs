@@ -1,6 +1,8 @@
 //! NBD: other programs talk with ours.
 
+mod client;
 mod hostile;
+mod peer;
 mod serve;
 mod served;
 mod tls;

@@ -35,6 +35,7 @@ pub mod interrupt;
 pub mod machine;
 pub mod open;
 pub mod output;
+pub mod place;
 pub mod prepare;
 pub mod progress;
 pub mod publish;

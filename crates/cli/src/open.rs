@@ -6,6 +6,7 @@ use imgcore::image::{self, Disk, Format, OpenOptions, OpenPolicy, WritableDisk};
 
 use crate::context::Context;
 use crate::error::CommandError;
+use crate::place::Place;
 
 /// What a command trusts an image with.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -33,20 +34,20 @@ pub fn policy(trust: TrustArgs) -> OpenPolicy {
     if trust.untrusted { OpenPolicy::Untrusted } else { OpenPolicy::PlainPaths }
 }
 
-/// Opens the image at `path`, taken from the working folder, for reading.
+/// Opens the image that `name` means, a path from the working folder or an address, for reading.
 ///
 /// # Errors
 ///
 /// What is wrong with the image, or with the files below it.
-pub fn open(context: &Context, path: &Path, options: &OpenOptions) -> Result<Disk, CommandError> {
-    image::open(&context.absolute(path), options).map_err(CommandError::from)
+pub fn open(context: &Context, name: &Path, options: &OpenOptions) -> Result<Disk, CommandError> {
+    image::open(Place::of(context, name)?.location(), options).map_err(CommandError::from)
 }
 
-/// Opens the image at `path`, taken from the working folder, for writing.
+/// Opens the image that `name` means, a path from the working folder or an address, for writing.
 ///
 /// # Errors
 ///
 /// As [`open`].
-pub fn open_writable(context: &Context, path: &Path, options: &OpenOptions) -> Result<WritableDisk, CommandError> {
-    image::open_writable(&context.absolute(path), options).map_err(CommandError::from)
+pub fn open_writable(context: &Context, name: &Path, options: &OpenOptions) -> Result<WritableDisk, CommandError> {
+    image::open_writable(Place::of(context, name)?.location(), options).map_err(CommandError::from)
 }

@@ -2,10 +2,9 @@ use super::convert::{ConvertOptions, Watch};
 use super::copy::copy;
 use super::disk::Layer;
 use super::watched::Watched;
-use super::{Error, WritableDisk};
+use super::{Error, Storage, WritableDisk};
 use crate::block::{self, BlockRead, BlockWrite, ByteRange, Hole, in_order, is_zero};
 use crate::qcow2::{Deflater, Image};
-use crate::storage::FileDisk;
 
 /// Makes the disk of an image that is there read as `source`, in place: a failure leaves it half written.
 ///
@@ -44,7 +43,7 @@ pub fn convert_into(
 }
 
 /// Copies `source` to the start of the disk in compressed clusters; it has zeros there already unless `clear` is set.
-fn compress(source: &dyn BlockRead, image: &mut Image<FileDisk>, threads: usize, clear: bool) -> Result<(), block::Error> {
+fn compress(source: &dyn BlockRead, image: &mut Image<Storage>, threads: usize, clear: bool) -> Result<(), block::Error> {
     let size = image.cluster_size();
     let (compression, cluster_len) = (image.compression(), usize::try_from(size).unwrap_or(usize::MAX));
     let end = source.size();

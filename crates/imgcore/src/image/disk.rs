@@ -1,10 +1,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Error, Format};
+use super::{Error, Format, Storage};
 use crate::block::{self, BlockRead, ByteRange, Extent};
 use crate::qcow2::{self, Image};
-use crate::storage::{FileDisk, Lock};
+use crate::storage::Lock;
 
 /// An image opened for reading, with its backing chain.
 #[derive(Debug)]
@@ -18,8 +18,8 @@ pub struct Disk {
 /// One image of a chain.
 #[derive(Debug)]
 pub(super) enum Layer {
-    Raw(FileDisk),
-    Qcow2(Box<Image<FileDisk>>),
+    Raw(Storage),
+    Qcow2(Box<Image<Storage>>),
 }
 
 impl Disk {
@@ -32,16 +32,16 @@ impl Disk {
         }
     }
 
-    /// Returns the file that holds the image.
+    /// Returns what holds the image.
     #[must_use]
-    pub fn storage(&self) -> &FileDisk {
+    pub fn storage(&self) -> &Storage {
         match &self.layer {
             Layer::Raw(file) => file,
             Layer::Qcow2(image) => image.storage(),
         }
     }
 
-    /// Returns the path under which the image was opened.
+    /// Returns the path under which the image was opened, or its address.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.storage().path()
@@ -49,7 +49,7 @@ impl Disk {
 
     /// Returns the image, if it is qcow2.
     #[must_use]
-    pub fn qcow2(&self) -> Option<&Image<FileDisk>> {
+    pub fn qcow2(&self) -> Option<&Image<Storage>> {
         match &self.layer {
             Layer::Raw(_) => None,
             Layer::Qcow2(image) => Some(image),

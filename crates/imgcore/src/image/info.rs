@@ -2,12 +2,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::open::{BACKING, MAX_CHAIN, identity};
+use super::open::{BACKING, MAX_CHAIN, refuse_relative};
 use super::policy::{beside, has_protocol};
-use super::{Disk, Error, OpenOptions, open};
+use super::{Disk, Error, Location, OpenOptions, Storage, open};
 use crate::block::{self, BlockRead};
 use crate::qcow2::{Bitmap, Image, Snapshot, Version};
-use crate::storage::FileDisk;
 
 /// What there is to say about an image, with the field names of `qemu-img info --output=json`.
 ///
@@ -34,7 +33,8 @@ pub struct Info {
     /// The format.
     pub format: String,
     /// Bytes that the file takes on its file system.
-    pub actual_size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actual_size: Option<u64>,
     /// What only this format has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format_specific: Option<FormatSpecific>,
@@ -156,20 +156,22 @@ impl Info {
         Ok(info)
     }
 
-    /// Describes the image `name`, whose path begins at `folder`, and then all below it, as far as the policy allows.
+    /// Describes the image at `location`, shown as `name`, whose relative path begins at `folder`, and then all below it, as far as the policy allows.
     ///
     /// Each is opened alone, so that images without a readable disk are described as well.
     ///
     /// # Errors
     ///
     /// As [`open`] and [`Info::read`].
-    pub fn read_chain(name: &Path, folder: &Path, options: &OpenOptions) -> Result<Vec<Self>, Error> {
+    pub fn read_chain(location: Location<'_>, name: &Path, folder: &Path, options: &OpenOptions) -> Result<Vec<Self>, Error> {
         let mut chain = Vec::new();
         let mut seen = Vec::new();
         let mut next = Some((name.to_owned(), options.format));
         while let Some((name, format)) = next.take() {
-            let disk = open(&folder.join(&name), &OpenOptions { format, follow: false, ..*options })?;
-            let this = identity(disk.storage())?;
+            let path = folder.join(&name);
+            let at = if chain.is_empty() { location } else { Location::File(&path) };
+            let disk = open(at, &OpenOptions { format, follow: false, ..*options })?;
+            let this = disk.storage().identity()?;
             if seen.contains(&this) {
                 return Err(Error::Loop(name));
             }
@@ -180,13 +182,14 @@ impl Info {
             chain.push(Self::read(&disk, &name)?);
             if let Some(backing) = disk.qcow2().and_then(Image::backing_file) {
                 let below = options.policy.resolve(&name, BACKING, &backing.name)?;
+                refuse_relative(at, &backing.name)?;
                 next = Some((below, backing.format.map(|format| format.parse()).transpose()?));
             }
         }
         Ok(chain)
     }
 
-    fn bare(format: &str, filename: &str, file: &FileDisk) -> Result<Self, Error> {
+    fn bare(format: &str, filename: &str, file: &Storage) -> Result<Self, Error> {
         Ok(Self {
             children: Vec::new(),
             backing_filename_format: None,
@@ -204,14 +207,15 @@ impl Info {
         })
     }
 
-    fn of_file(filename: &str, file: &FileDisk) -> Result<Self, Error> {
-        let kind = if file.is_device() { "host_device" } else { "file" };
+    fn of_file(filename: &str, file: &Storage) -> Result<Self, Error> {
+        let Some(known) = file.as_file() else { return Self::bare("nbd", filename, file) };
+        let kind = if known.is_device() { "host_device" } else { "file" };
         let mut info = Self::bare(kind, filename, file)?;
         info.format_specific = Some(FormatSpecific { kind: kind.to_owned(), data: Specific::default() });
         Ok(info)
     }
 
-    fn describe(&mut self, image: &Image<FileDisk>) -> Result<(), crate::qcow2::Error> {
+    fn describe(&mut self, image: &Image<Storage>) -> Result<(), crate::qcow2::Error> {
         let v3 = image.version() == Version::V3;
         let data_file = image.data_file();
         let data = Specific {
@@ -232,7 +236,7 @@ impl Info {
         Ok(())
     }
 
-    fn add_backing(&mut self, path: &Path, image: &Image<FileDisk>) {
+    fn add_backing(&mut self, path: &Path, image: &Image<Storage>) {
         let Some(backing) = image.backing_file() else { return };
         let name = String::from_utf8_lossy(&backing.name).into_owned();
         let full =
@@ -270,13 +274,14 @@ impl From<&Bitmap> for BitmapInfo {
     }
 }
 
-/// Returns the bytes that a file takes on its file system.
-fn actual_size(file: &FileDisk) -> Result<u64, block::Error> {
+/// Returns the bytes that a file takes on its file system; only its server knows that of an export.
+fn actual_size(file: &Storage) -> Result<Option<u64>, block::Error> {
     use std::os::unix::fs::MetadataExt;
+    let Some(file) = file.as_file() else { return Ok(None) };
     let metadata = file.file().metadata();
     let metadata =
         metadata.map_err(|error| block::Error::from_io(format!("cannot look at `{}`", file.path().display()), error))?;
-    Ok(metadata.blocks().saturating_mul(512))
+    Ok(Some(metadata.blocks().saturating_mul(512)))
 }
 
 const NANOSECONDS: u64 = 1_000_000_000;

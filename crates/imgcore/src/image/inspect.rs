@@ -15,10 +15,9 @@
 use std::path::Path;
 
 use super::open::{BACKING, DATA_FILE};
-use super::{Error, Format, OpenOptions, OpenPolicy, probe};
+use super::{Error, Format, OpenOptions, OpenPolicy, Storage, probe};
 use crate::block::{self, BlockRead};
 use crate::qcow2::Image;
-use crate::storage::FileDisk;
 
 /// What the bytes of a file say that it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,7 +44,7 @@ enum Kind {
 /// # Errors
 ///
 /// [`Error::ForeignFormat`], [`Error::Untrusted`], the failure of the storage.
-pub(super) fn format_of(file: &FileDisk, options: &OpenOptions) -> Result<Format, Error> {
+pub(super) fn format_of(file: &Storage, options: &OpenOptions) -> Result<Format, Error> {
     let format = options.format.map_or_else(|| probe(file), Ok)?;
     let guessed_raw = options.format.is_none() && format == Format::Raw;
     let untrusted = options.policy == OpenPolicy::Untrusted;
@@ -73,7 +72,7 @@ pub(super) fn format_of(file: &FileDisk, options: &OpenOptions) -> Result<Format
 /// # Errors
 ///
 /// [`Error::NotFollowed`] when it names another file, [`Error::Untrusted`] for unknown features.
-pub(super) fn inspect(path: &Path, image: &Image<FileDisk>, policy: OpenPolicy) -> Result<(), Error> {
+pub(super) fn inspect(path: &Path, image: &Image<Storage>, policy: OpenPolicy) -> Result<(), Error> {
     if policy != OpenPolicy::Untrusted {
         return Ok(());
     }
@@ -142,13 +141,14 @@ const SIGNATURES: &[(Place, &[u8], &str, Kind)] = &[
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Location, Storage};
     use super::{Error, Format, Kind, OpenOptions, OpenPolicy, Place, SIGNATURES, format_of};
-    use crate::storage::{Access, FileDisk};
+    use crate::storage::Access;
 
     fn judge(bytes: &[u8], format: Option<Format>, policy: OpenPolicy) -> Result<Format, Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        let disk = FileDisk::open(file.path(), Access::Read).unwrap();
+        let disk = Storage::open(Location::File(file.path()), Access::Read).unwrap();
         format_of(&disk, &OpenOptions { format, policy, ..OpenOptions::default() })
     }
 

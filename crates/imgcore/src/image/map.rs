@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::disk::{Layer, named};
-use super::open::identity;
 use super::policy::beside;
-use super::{Disk, Format};
+use super::{Disk, Format, Storage};
 use crate::block::{self, BlockRead, ByteRange, ErrorKind, ExtentKind};
 use crate::qcow2::{Image, Place};
-use crate::storage::FileDisk;
 
 /// A run of a disk that one image of the chain stores in one way and one place.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -153,7 +151,7 @@ impl<'a> MappedChain<'a> {
     /// Returns what tells the image at `depth` from all others: its file, and its format.
     pub(super) fn identity(&self, depth: usize) -> Option<((u64, u64), Format)> {
         let disk = self.links.get(depth)?.disk;
-        Some((identity(disk.storage()).ok()?, disk.format()))
+        Some((disk.storage().identity().ok()?, disk.format()))
     }
 
     /// Returns the size of the disk in bytes, whole sectors.
@@ -207,7 +205,7 @@ impl Link<'_> {
         }
     }
 
-    fn look_in(&self, image: &Image<FileDisk>, offset: u64, limit: u64) -> Result<(u64, MapKind, Option<u64>), block::Error> {
+    fn look_in(&self, image: &Image<Storage>, offset: u64, limit: u64) -> Result<(u64, MapKind, Option<u64>), block::Error> {
         let limit = if self.in_slices { limit.min(slice_rest(image, offset)) } else { limit };
         let mapping = image.mapping_at(offset, limit)?;
         Ok(match mapping.place {
@@ -232,7 +230,7 @@ impl Link<'_> {
 }
 
 /// Returns the bytes of the disk from `offset` to the end of the slice that maps it: 64 KiB of an L2 table, or a smaller one.
-fn slice_rest(image: &Image<FileDisk>, offset: u64) -> u64 {
+fn slice_rest(image: &Image<Storage>, offset: u64) -> u64 {
     let entry = if image.extended_l2() { 16 } else { 8 };
     let entries = image.cluster_size().min(SLICE).checked_div(entry).unwrap_or(1);
     let span = entries.saturating_mul(image.cluster_size());
@@ -240,7 +238,7 @@ fn slice_rest(image: &Image<FileDisk>, offset: u64) -> u64 {
 }
 
 /// Returns how many of the `limit` bytes at `offset` are stored or, with `true`, are a hole.
-fn hole_at(file: &FileDisk, offset: u64, limit: u64) -> Result<(u64, bool), block::Error> {
+fn hole_at(file: &Storage, offset: u64, limit: u64) -> Result<(u64, bool), block::Error> {
     let extent = file.extent_at(offset)?;
     let len = extent.range.end().saturating_sub(offset).min(limit);
     Ok((len, extent.kind != ExtentKind::Data))
@@ -251,9 +249,10 @@ fn hole_at(file: &FileDisk, offset: u64, limit: u64) -> Result<(u64, bool), bloc
 /// Looking for holes takes a system call for each run of data, so it is done for such images alone, and for the same ones as
 /// by qemu-img: those in whose file a tenth of the clusters, and at least two, are in use and not stored. An image whose
 /// refcounts cannot be read counts as none of them.
-fn is_sparse(image: &Image<FileDisk>) -> bool {
+fn is_sparse(image: &Image<Storage>) -> bool {
     let file = image.storage();
     let cluster_size = image.cluster_size();
+    let Some(file) = file.as_file() else { return false };
     let Ok(metadata) = file.file().metadata() else { return false };
     let stored = metadata.blocks().saturating_mul(SECTOR).checked_div(cluster_size).unwrap_or(0);
     let all = file.size().div_ceil(cluster_size);

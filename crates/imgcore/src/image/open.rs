@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use super::disk::Layer;
 use super::inspect::{format_of, inspect};
+use super::location::Identity;
 use super::policy::{beside, has_protocol};
-use super::{Disk, Error, Format, OpenPolicy, WritableDisk};
+use super::{Disk, Error, Format, Location, OpenPolicy, Storage, WritableDisk};
 use crate::block;
 use crate::qcow2::{self, Image, NewBacking, Repair};
-use crate::storage::{Access, FileDisk, Lock, LockKind};
+use crate::storage::{Access, Lock, LockKind};
 
 /// How an image is opened. The default trusts nothing that the image says about other files.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,7 +32,7 @@ impl Default for OpenOptions {
     }
 }
 
-/// Opens the image at `path` for reading, with its backing chain.
+/// Opens the image at `location` for reading, with its backing chain.
 ///
 /// # Errors
 ///
@@ -39,20 +40,21 @@ impl Default for OpenOptions {
 /// [`Error::ForeignFormat`] for a file that nobody declared and that is an image of another format, [`Error::Untrusted`],
 /// [`Error::Qcow2`] for a corrupt or unsupported image, [`Error::Below`] when one of the files below cannot be used,
 /// [`Error::Storage`] when the file cannot be opened, is in use or is neither a regular file nor a block device.
-pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk, Error> {
-    open_link(path, options, &mut Vec::new())
+pub fn open<'a>(location: impl Into<Location<'a>>, options: &OpenOptions) -> Result<Disk, Error> {
+    open_link(location.into(), options, &mut Vec::new())
 }
 
-/// Opens the image at `path` for writing, and its backing chain for reading.
+/// Opens the image at `location` for writing, and its backing chain for reading.
 ///
 /// # Errors
 ///
 /// As [`open`]; [`Error::Qcow2`] also for an image in a state in which it must not be written.
-pub fn open_writable(path: &Path, options: &OpenOptions) -> Result<WritableDisk, Error> {
+pub fn open_writable<'a>(location: impl Into<Location<'a>>, options: &OpenOptions) -> Result<WritableDisk, Error> {
+    let location = location.into();
     let mut seen = Vec::new();
-    let mut disk = open_writable_layer(path, options, &mut seen)?;
+    let mut disk = open_writable_layer(location, options, &mut seen)?;
     if let Layer::Qcow2(image) = &mut disk.layer {
-        disk.backing = open_backing(path, image, options, &mut seen)?;
+        disk.backing = open_backing(location, image, options, &mut seen)?;
         if let Some(backing) = &disk.backing {
             let backing: Arc<Disk> = Arc::clone(backing);
             image.set_backing(backing);
@@ -62,8 +64,13 @@ pub fn open_writable(path: &Path, options: &OpenOptions) -> Result<WritableDisk,
 }
 
 /// Opens one image of a chain for writing, without what lies below it; `seen` are the files above.
-pub(super) fn open_writable_layer(path: &Path, options: &OpenOptions, seen: &mut Vec<Identity>) -> Result<WritableDisk, Error> {
-    let (layer, lock) = open_alone(path, options, seen)?;
+pub(super) fn open_writable_layer(
+    location: Location<'_>,
+    options: &OpenOptions,
+    seen: &mut Vec<Identity>,
+) -> Result<WritableDisk, Error> {
+    let path = location.name();
+    let (layer, lock) = open_alone(location, options, seen)?;
     let Layer::Qcow2(mut image) = layer else {
         return Ok(WritableDisk { layer, backing: None, _lock: lock, _data_lock: None });
     };
@@ -85,10 +92,15 @@ pub(super) fn open_writable_layer(path: &Path, options: &OpenOptions, seen: &mut
 }
 
 /// Opens one image for writing, whatever state it is in, and nothing that it names; `seen` are the files above.
-pub(super) fn open_alone(path: &Path, options: &OpenOptions, seen: &mut Vec<Identity>) -> Result<(Layer, Option<Lock>), Error> {
-    let file = FileDisk::open(path, Access::ReadWrite)?;
+pub(super) fn open_alone(
+    location: Location<'_>,
+    options: &OpenOptions,
+    seen: &mut Vec<Identity>,
+) -> Result<(Layer, Option<Lock>), Error> {
+    let path = location.name();
+    let file = Storage::open(location, Access::ReadWrite)?;
     enter(&file, seen)?;
-    let lock = if options.lock { Some(Lock::acquire(&file, LockKind::Write)?) } else { None };
+    let lock = lock(&file, LockKind::Write, options)?;
     if format_of(&file, options)? == Format::Raw {
         return Ok((Layer::Raw(file), lock));
     }
@@ -114,7 +126,7 @@ pub fn open_below(path: &Path, backing: &NewBacking, policy: OpenPolicy) -> Resu
         image: path.to_owned(),
         source: Box::new(source),
     })?;
-    let this = identity(disk.storage())?;
+    let this = disk.storage().identity()?;
     if path.metadata().is_ok_and(|old| (old.dev(), old.ino()) == this) {
         return Err(Error::InvalidOptions(format!("`{}` cannot be its own backing file", path.display())));
     }
@@ -126,31 +138,32 @@ pub fn open_below(path: &Path, backing: &NewBacking, policy: OpenPolicy) -> Resu
 /// # Errors
 ///
 /// As [`open_below`]; [`Error::Loop`].
-pub(super) fn open_new_below(above: &FileDisk, backing: &NewBacking, options: &OpenOptions) -> Result<Disk, Error> {
+pub(super) fn open_new_below(above: &Storage, backing: &NewBacking, options: &OpenOptions) -> Result<Disk, Error> {
     let path = above.path();
     // The caller names this one.
+    refuse_relative(above.location(), &backing.name)?;
     let below = OpenPolicy::PlainPaths.resolve(path, BACKING, &backing.name)?;
     let options = OpenOptions { format: Some(backing.format.parse()?), ..*options };
-    open_link(&below, &options, &mut vec![identity(above)?]).map_err(|error| below_error(path, error))
+    open_link(Location::File(&below), &options, &mut vec![above.identity()?]).map_err(|error| below_error(path, error))
 }
 
 /// Fails when `backing` is the image `above` itself; nothing is opened.
-pub(super) fn refuse_itself(above: &FileDisk, backing: &NewBacking) -> Result<(), Error> {
+pub(super) fn refuse_itself(above: &Storage, backing: &NewBacking) -> Result<(), Error> {
     let below = beside(above.path(), &backing.name);
-    let this = identity(above)?;
+    let this = above.identity()?;
     if !has_protocol(&backing.name) && below.metadata().is_ok_and(|named| (named.dev(), named.ino()) == this) {
         return Err(Error::Loop(below));
     }
     Ok(())
 }
 
-/// Opens the image at `path` for reading over `backing`, whatever the image itself says lies below it.
+/// Opens the image at `location` for reading over `backing`, whatever the image itself says lies below it.
 ///
 /// # Errors
 ///
 /// As [`open`]; [`Error::InvalidOptions`] when its format knows no backing files.
-pub fn open_over(path: &Path, options: &OpenOptions, backing: Disk) -> Result<Disk, Error> {
-    let mut disk = open_layer(path, options, &mut Vec::new())?;
+pub fn open_over<'a>(location: impl Into<Location<'a>>, options: &OpenOptions, backing: Disk) -> Result<Disk, Error> {
+    let mut disk = open_layer(location.into(), options, &mut Vec::new())?;
     let Layer::Qcow2(image) = &mut disk.layer else {
         return Err(Error::InvalidOptions("the format `raw` has no backing file".to_owned()));
     };
@@ -162,10 +175,10 @@ pub fn open_over(path: &Path, options: &OpenOptions, backing: Disk) -> Result<Di
 }
 
 /// Opens one image of a chain and what lies below it; `seen` are the files above.
-pub(super) fn open_link(path: &Path, options: &OpenOptions, seen: &mut Vec<Identity>) -> Result<Disk, Error> {
-    let mut disk = open_layer(path, options, seen)?;
+pub(super) fn open_link(location: Location<'_>, options: &OpenOptions, seen: &mut Vec<Identity>) -> Result<Disk, Error> {
+    let mut disk = open_layer(location, options, seen)?;
     if let Layer::Qcow2(image) = &mut disk.layer {
-        disk.backing = open_backing(path, image, options, seen)?;
+        disk.backing = open_backing(location, image, options, seen)?;
         if let Some(backing) = &disk.backing {
             let backing: Arc<Disk> = Arc::clone(backing);
             image.set_backing(backing);
@@ -175,10 +188,11 @@ pub(super) fn open_link(path: &Path, options: &OpenOptions, seen: &mut Vec<Ident
 }
 
 /// Opens one image of a chain without what lies below it; `seen` are the files above.
-pub(super) fn open_layer(path: &Path, options: &OpenOptions, seen: &mut Vec<Identity>) -> Result<Disk, Error> {
-    let file = FileDisk::open(path, Access::Read)?;
+pub(super) fn open_layer(location: Location<'_>, options: &OpenOptions, seen: &mut Vec<Identity>) -> Result<Disk, Error> {
+    let path = location.name();
+    let file = Storage::open(location, Access::Read)?;
     enter(&file, seen)?;
-    let lock = if options.lock { Some(Lock::acquire(&file, LockKind::Read)?) } else { None };
+    let lock = lock(&file, LockKind::Read, options)?;
     let format = format_of(&file, options)?;
     if format == Format::Raw {
         return Ok(Disk { layer: Layer::Raw(file), backing: None, _lock: lock, _data_lock: None });
@@ -194,8 +208,8 @@ pub(super) fn open_layer(path: &Path, options: &OpenOptions, seen: &mut Vec<Iden
 }
 
 /// Adds `file` to those of its chain, unless it is one of them already.
-fn enter(file: &FileDisk, seen: &mut Vec<Identity>) -> Result<(), Error> {
-    let this = identity(file)?;
+fn enter(file: &Storage, seen: &mut Vec<Identity>) -> Result<(), Error> {
+    let this = file.identity()?;
     if seen.contains(&this) {
         return Err(Error::Loop(file.path().to_owned()));
     }
@@ -207,24 +221,26 @@ fn enter(file: &FileDisk, seen: &mut Vec<Identity>) -> Result<(), Error> {
 }
 
 fn open_backing(
-    path: &Path,
-    image: &Image<FileDisk>,
+    location: Location<'_>,
+    image: &Image<Storage>,
     options: &OpenOptions,
     seen: &mut Vec<Identity>,
 ) -> Result<Option<Arc<Disk>>, Error> {
-    let Some((below, options)) = backing_of(path, image, options)? else { return Ok(None) };
-    let disk = open_link(&below, &options, seen).map_err(|error| below_error(path, error))?;
+    let Some((below, options)) = backing_of(location, image, options)? else { return Ok(None) };
+    let disk = open_link(Location::File(&below), &options, seen).map_err(|error| below_error(location.name(), error))?;
     Ok(Some(Arc::new(disk)))
 }
 
-/// Returns the path of the backing file that `image`, at `path`, names, and how to open it; `None` when there is none to open.
+/// Returns the path of the backing file that `image`, at `location`, names, and how to open it; `None` when there is none to open.
 pub(super) fn backing_of(
-    path: &Path,
-    image: &Image<FileDisk>,
+    location: Location<'_>,
+    image: &Image<Storage>,
     options: &OpenOptions,
 ) -> Result<Option<(PathBuf, OpenOptions)>, Error> {
     let Some(named) = image.backing_file().filter(|_| options.follow) else { return Ok(None) };
+    let path = location.name();
     let below = options.policy.resolve(path, BACKING, &named.name)?;
+    refuse_relative(location, &named.name)?;
     // Without a recorded format QEMU guesses as well; images that are not trusted were refused above.
     let format = named.format.map(|format| format.parse()).transpose().map_err(|error| below_error(path, error))?;
     Ok(Some((below, OpenOptions { format, ..*options })))
@@ -240,7 +256,7 @@ pub(super) fn below_error(path: &Path, error: Error) -> Error {
 
 fn open_data_file(
     path: &Path,
-    image: &mut Image<FileDisk>,
+    image: &mut Image<Storage>,
     access: Access,
     options: &OpenOptions,
 ) -> Result<Option<Lock>, Error> {
@@ -251,21 +267,29 @@ fn open_data_file(
     // Unlike a backing file's name, QEMU takes this one relative to the working folder.
     let below = options.policy.check(path, DATA_FILE, &name).map(PathBuf::from)?;
     let wrap = |source: block::Error| Error::Below { what: DATA_FILE, image: path.to_owned(), source: Box::new(source.into()) };
-    let file = FileDisk::open(&below, access).map_err(wrap)?;
+    let file = Storage::open(Location::File(&below), access).map_err(wrap)?;
     let kind = if access == Access::Read { LockKind::Read } else { LockKind::Write };
-    let lock = if options.lock { Some(Lock::acquire(&file, kind).map_err(wrap)?) } else { None };
+    let lock = lock(&file, kind, options).map_err(wrap)?;
     image.set_data_file(file);
     Ok(lock)
 }
 
-/// What tells a file from all others: device and inode.
-pub(super) type Identity = (u64, u64);
+/// Takes QEMU's lock on a file; an export has its server to see to that.
+fn lock(storage: &Storage, kind: LockKind, options: &OpenOptions) -> Result<Option<Lock>, block::Error> {
+    storage.as_file().filter(|_| options.lock).map(|file| Lock::acquire(file, kind)).transpose()
+}
 
-pub(super) fn identity(file: &FileDisk) -> Result<Identity, Error> {
-    let path: PathBuf = file.path().to_owned();
-    let metadata = file.file().metadata();
-    let metadata = metadata.map_err(|error| block::Error::from_io(format!("cannot look at `{}`", path.display()), error))?;
-    Ok((metadata.dev(), metadata.ino()))
+/// Refuses a relative name of a backing file in an image that has no folder.
+pub(super) fn refuse_relative(location: Location<'_>, name: &[u8]) -> Result<(), Error> {
+    if matches!(location, Location::File(_)) || name.starts_with(b"/") {
+        return Ok(());
+    }
+    Err(Error::NotFollowed {
+        image: location.name().to_owned(),
+        what: BACKING,
+        name: String::from_utf8_lossy(name).escape_debug().to_string(),
+        why: "a relative name begins at a folder, and an export has none",
+    })
 }
 
 /// Images in the longest chain, as QEMU has no more than that in practice.

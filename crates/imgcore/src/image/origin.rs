@@ -1,7 +1,6 @@
 //! Which image of a chain the bytes of a run come from.
 
 use super::disk::{Layer, named};
-use super::open::identity;
 use super::{Disk, Error, Format};
 use crate::block::BlockRead;
 use crate::qcow2;
@@ -52,6 +51,6 @@ pub(super) fn origin_at(disk: Option<&Disk>, offset: u64, limit: u64) -> Result<
 }
 
 fn stored(disk: &Disk) -> Result<Source, Error> {
-    let (device, inode) = identity(disk.storage())?;
+    let (device, inode) = disk.storage().identity()?;
     Ok(Source::Stored { device, inode, format: disk.format() })
 }

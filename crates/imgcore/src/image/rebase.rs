@@ -3,10 +3,9 @@
 use super::disk::{Layer, named};
 use super::open::{open_new_below, refuse_itself};
 use super::origin::{Source, origin_at};
-use super::{Disk, Error, OpenOptions, WritableDisk};
+use super::{Disk, Error, OpenOptions, Storage, WritableDisk};
 use crate::block::{self, BlockRead, BlockWrite as _, ByteRange, Resize, is_zero, map_in_order};
 use crate::qcow2::{self, Deflater, Image, NewBacking, Version};
-use crate::storage::FileDisk;
 
 /// How an image is rebased.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +90,7 @@ pub fn rebase_image<S: Resize>(
     image.set_backing_file(backing).map_err(failed)
 }
 
-fn qcow2_of(disk: &mut WritableDisk) -> Result<&mut Image<FileDisk>, Error> {
+fn qcow2_of(disk: &mut WritableDisk) -> Result<&mut Image<Storage>, Error> {
     match &mut disk.layer {
         Layer::Qcow2(image) => Ok(image),
         Layer::Raw(_) => Err(Error::Unsupported("the format `raw` has no backing file".to_owned())),
@@ -105,7 +104,7 @@ fn failed(error: qcow2::Error) -> Error {
     }
 }
 
-fn not_rebased(image: &Image<FileDisk>, error: Error) -> Error {
+fn not_rebased(image: &Image<Storage>, error: Error) -> Error {
     match error {
         Error::Storage(error) => Error::Storage(named(image.storage().path(), error)),
         other => other,

@@ -9,7 +9,7 @@ impl fmt::Display for Info {
         writeln!(f, "image: {}", self.filename)?;
         writeln!(f, "file format: {}", self.format)?;
         writeln!(f, "virtual size: {} ({} bytes)", Bytes(self.virtual_size), self.virtual_size)?;
-        writeln!(f, "disk size: {}", Bytes(self.actual_size))?;
+        writeln!(f, "disk size: {}", Taken(self.actual_size))?;
         if let Some(size) = self.cluster_size {
             writeln!(f, "cluster_size: {size}")?;
         }
@@ -32,12 +32,11 @@ impl fmt::Display for Info {
             specific.data.fmt(f)?;
         }
         for child in &self.children {
-            let kind = child.info.format_specific.as_ref().map_or("file", |specific| specific.kind.as_str());
             writeln!(f, "Child node '/{}':", child.name)?;
             writeln!(f, "    filename: {}", child.info.filename)?;
-            writeln!(f, "    protocol type: {kind}")?;
+            writeln!(f, "    protocol type: {}", child.info.format)?;
             writeln!(f, "    file length: {} ({} bytes)", Bytes(child.info.virtual_size), child.info.virtual_size)?;
-            writeln!(f, "    disk size: {}", Bytes(child.info.actual_size))?;
+            writeln!(f, "    disk size: {}", Taken(child.info.actual_size))?;
         }
         Ok(())
     }
@@ -98,6 +97,18 @@ impl fmt::Display for Specific {
         line("data file raw", self.data_file_raw.map(|set| set.to_string()))?;
         line("corrupt", self.corrupt.map(|set| set.to_string()))?;
         line("extended l2", self.extended_l2.map(|set| set.to_string()))
+    }
+}
+
+/// What an image takes, where that is known.
+struct Taken(Option<u64>);
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(bytes) => Bytes(bytes).fmt(f),
+            None => f.write_str("unavailable"),
+        }
     }
 }
 

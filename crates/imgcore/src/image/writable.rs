@@ -2,10 +2,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::disk::{Layer, named};
-use super::{Disk, Format};
+use super::{Disk, Format, Storage};
 use crate::block::{self, BlockRead, BlockWrite, ByteRange, Extent, Hole, Resize};
 use crate::qcow2::{Image, Version};
-use crate::storage::{FileDisk, Lock};
+use crate::storage::Lock;
 
 /// An image opened for writing; nothing below it is ever written.
 ///
@@ -28,7 +28,7 @@ impl WritableDisk {
         }
     }
 
-    /// Returns the path under which the image was opened.
+    /// Returns the path under which the image was opened, or its address.
     #[must_use]
     pub fn path(&self) -> &Path {
         match &self.layer {
@@ -39,7 +39,7 @@ impl WritableDisk {
 
     /// Returns the image, if it is qcow2.
     #[must_use]
-    pub fn qcow2(&self) -> Option<&Image<FileDisk>> {
+    pub fn qcow2(&self) -> Option<&Image<Storage>> {
         match &self.layer {
             Layer::Raw(_) => None,
             Layer::Qcow2(image) => Some(image),
@@ -47,7 +47,7 @@ impl WritableDisk {
     }
 
     /// Returns the image, if it is qcow2, to change more than the bytes of its disk.
-    pub fn qcow2_mut(&mut self) -> Option<&mut Image<FileDisk>> {
+    pub fn qcow2_mut(&mut self) -> Option<&mut Image<Storage>> {
         match &mut self.layer {
             Layer::Raw(_) => None,
             Layer::Qcow2(image) => Some(image),
@@ -89,8 +89,8 @@ impl WritableDisk {
 
     fn with<T>(
         &mut self,
-        raw: impl FnOnce(&mut FileDisk) -> Result<T, block::Error>,
-        qcow2: impl FnOnce(&mut Image<FileDisk>) -> Result<T, block::Error>,
+        raw: impl FnOnce(&mut Storage) -> Result<T, block::Error>,
+        qcow2: impl FnOnce(&mut Image<Storage>) -> Result<T, block::Error>,
     ) -> Result<T, block::Error> {
         match &mut self.layer {
             Layer::Raw(file) => raw(file),

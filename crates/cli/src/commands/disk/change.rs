@@ -33,7 +33,12 @@ pub(super) fn change<T>(
     if changes.is_empty() {
         return Ok(outcome);
     }
-    let draft = Draft::copy_of(context, staged.base().storage())?;
+    let file = staged.base().storage().as_file().ok_or_else(|| {
+        let message = format!("`{}` is an NBD export, and changing one in place is not supported", args.image.display());
+        CommandError::new(ErrorKind::Unsupported, message)
+            .hint("`vmimg image convert` makes a file of it, and with `-n` writes the changed file back")
+    })?;
+    let draft = Draft::copy_of(context, file)?;
     let mut copy = open_writable(context, draft.path(), &options)?;
     for change in &changes {
         match change {

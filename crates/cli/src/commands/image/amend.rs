@@ -2,9 +2,8 @@
 
 use std::ffi::OsString;
 
-use imgcore::image::{Format, OpenOptions};
+use imgcore::image::{Format, OpenOptions, Storage};
 use imgcore::qcow2::{AmendOptions, Image, Version};
-use imgcore::storage::FileDisk;
 
 use super::options::{CreateOptions, split};
 use super::reference::{SourceArgs, parse_format};
@@ -95,7 +94,7 @@ fn refuse_fixed(key: &str) -> Result<(), CommandError> {
 }
 
 /// Fails when the backing file is to be another than it is.
-fn refuse_other_backing(image: &Image<FileDisk>, new: &CreateOptions) -> Result<(), CommandError> {
+fn refuse_other_backing(image: &Image<Storage>, new: &CreateOptions) -> Result<(), CommandError> {
     if new.backing_file.is_none() && new.backing_format.is_none() {
         return Ok(());
     }

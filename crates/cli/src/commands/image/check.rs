@@ -13,6 +13,7 @@ use super::reference::{ImageReference, SourceArgs};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::output::print_json;
+use crate::place::Place;
 
 /// The arguments of `vmimg image check`.
 #[derive(Debug, clap::Args)]
@@ -59,16 +60,16 @@ enum What {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let reference = args.source.reference(&args.image)?.shared(args.force_share);
-    let path = context.absolute(&reference.path);
+    let place = Place::of(context, &reference.path)?;
     let options = reference.options(args.source.trust);
     let result = match args.repair {
         Some(_) if args.force_share => {
             let message = "an image that is shared with other programs can only be checked";
             return Err(CommandError::new(ErrorKind::Usage, message));
         }
-        Some(What::Leaks) => image::repair(&path, &options, Repair::Leaks),
-        Some(What::All) => image::repair(&path, &options, Repair::All),
-        None => image::check(&path, &options).map(|found| found.map(Repaired::unchanged)),
+        Some(What::Leaks) => image::repair(place.location(), &options, Repair::Leaks),
+        Some(What::All) => image::repair(place.location(), &options, Repair::All),
+        None => image::check(place.location(), &options).map(|found| found.map(Repaired::unchanged)),
     };
     let done = result.map_err(|error| {
         let in_use = error.kind() == block::ErrorKind::InUse && !args.force_share && args.repair.is_none();

@@ -11,6 +11,7 @@ use super::watch::{READERS, Rate, Watch, threads};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::output::print_line;
+use crate::place::Place;
 use crate::size::Size;
 
 /// The arguments of `vmimg image commit`.
@@ -51,7 +52,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let reference = args.source.reference(&args.image)?;
     let open = reference.options_to_write(args.source.trust)?;
-    let path = context.absolute(&reference.path);
+    let path = Place::of(context, &reference.path)?.file("a commit")?;
     let base = args.base.as_deref().map(|base| find(&path, base, context));
     let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
     let watch = Watch::new(context, "committing", size, args.quiet);

@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use imgcore::block::{self, BlockRead, ByteRange};
-use imgcore::image::{self, ConvertOptions, Disk, Joined, Salvaged, WritableDisk};
+use imgcore::image::{self, ConvertOptions, Disk, Joined, Location, Salvaged, WritableDisk};
+use imgcore::nbd::Uri;
 use imgcore::qcow2::NewBitmap;
 
 use super::convert_options::{self, Cache, Snapshot};
@@ -16,6 +17,7 @@ use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::open::policy;
 use crate::output::warn;
+use crate::place::Place;
 use crate::size::Size;
 
 /// The arguments of `vmimg image convert`.
@@ -28,7 +30,8 @@ Examples:
   vmimg image convert -O qcow2 disk.raw disk.qcow2
   vmimg image convert -p -f qcow2 -O raw web1.qcow2 web1.raw
   vmimg image convert -c -O qcow2 -o compression_type=zstd a.raw b.qcow2
-  vmimg image convert -l before-upgrade -O qcow2 web1.qcow2 old.qcow2")]
+  vmimg image convert -l before-upgrade -O qcow2 web1.qcow2 old.qcow2
+  vmimg image convert -n -O raw web1.qcow2 nbd://storage.example/web1")]
 pub(super) struct Args {
     #[command(flatten)]
     source: SourceArgs,
@@ -189,9 +192,21 @@ impl Copy<'_> {
     ) -> Result<(), CommandError> {
         let format = (!self.args.target_image_opts).then_some(self.args.output_format.as_str());
         let reference = ImageReference::parse(self.name, format, self.args.target_image_opts)?;
-        self.refuse_source(&context.absolute(&reference.path))?;
+        match Place::of(context, &reference.path)? {
+            Place::File(path) => self.refuse_source(&path)?,
+            Place::Export(uri) => self.refuse_export(&uri)?,
+        }
         let mut disk: WritableDisk = reference.open_writable(context, self.args.source.trust)?;
         Ok(image::convert_into(source, &mut disk, self.args.target_is_zero, how, &|offset| watch.tell(offset))?)
+    }
+
+    /// Refuses a copy into the export that is copied.
+    fn refuse_export(&self, target: &Uri) -> Result<(), CommandError> {
+        let same = |disk: &Disk| match disk.storage().location() {
+            Location::Export(uri) => (uri.address(), uri.export()) == (target.address(), target.export()),
+            Location::File(_) => false,
+        };
+        if self.sources.iter().flat_map(Disk::chain).any(same) { Err(takes_the_place()) } else { Ok(()) }
     }
 
     /// Refuses a copy in the place of what is copied.
@@ -200,7 +215,7 @@ impl Copy<'_> {
         let same = |path: &PathBuf| path.metadata().is_ok_and(|one| (one.dev(), one.ino()) == (there.dev(), there.ino()));
         let read = self.sources.iter().flat_map(Disk::chain).map(|disk| disk.path().to_owned());
         match read.into_iter().any(|path| same(&path)) {
-            true => Err(CommandError::new(ErrorKind::Refused, "the copy cannot take the place of an image that is read")),
+            true => Err(takes_the_place()),
             false => Ok(()),
         }
     }
@@ -249,6 +264,10 @@ fn bitmaps(disk: &Disk, args: &Args, context: &Context) -> Result<Vec<NewBitmap>
         }
     }
     Ok(found)
+}
+
+fn takes_the_place() -> CommandError {
+    CommandError::new(ErrorKind::Refused, "the copy cannot take the place of an image that is read")
 }
 
 fn usage(message: impl Into<String>) -> CommandError {

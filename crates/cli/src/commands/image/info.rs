@@ -11,6 +11,7 @@ use super::reference::{ImageReference, SourceArgs};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::output::print_json;
+use crate::place::Place;
 
 /// The arguments of `vmimg image info`.
 #[derive(Debug, clap::Args)]
@@ -38,7 +39,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let reference = args.source.reference(&args.image)?;
-    let reports = look(args, &reference, context).map_err(|error| {
+    let place = Place::of(context, &reference.path)?;
+    let reports = look(args, &reference, &place, context).map_err(|error| {
         let in_use = error.kind() == block::ErrorKind::InUse && !args.force_share;
         let error = CommandError::from(error);
         if in_use { error.hint("`-U` looks at it all the same") } else { error }
@@ -54,11 +56,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 }
 
 /// Describes the image, and those below it if they are wanted.
-fn look(args: &Args, reference: &ImageReference, context: &Context) -> Result<Vec<Info>, image::Error> {
+fn look(args: &Args, reference: &ImageReference, place: &Place, context: &Context) -> Result<Vec<Info>, image::Error> {
     let options = reference.clone().shared(args.force_share).options(args.source.trust);
     let options = OpenOptions { follow: false, ..options };
     if args.backing_chain {
-        return Info::read_chain(&reference.path, &context.absolute(Path::new("")), &options);
+        return Info::read_chain(place.location(), &reference.path, &context.absolute(Path::new("")), &options);
     }
-    Ok(vec![Info::read(&image::open(&context.absolute(&reference.path), &options)?, &reference.path)?])
+    Ok(vec![Info::read(&image::open(place.location(), &options)?, &reference.path)?])
 }

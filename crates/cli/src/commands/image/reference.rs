@@ -4,7 +4,8 @@
 //! disk.qcow2                              a path; `-f` declares the format
 //! file:disk.qcow2                         the same, as QEMU writes it
 //! driver=qcow2,file.filename=disk.qcow2   with --image-opts: options, a comma in a value doubled
-//! json:…  nbd:…                           refused: nothing but files is opened
+//! nbd://host/export                       an export of an NBD server; also nbds, nbd+unix and nbds+unix
+//! json:…  https:…                         refused: nothing else is opened
 //! ```
 
 use std::ffi::OsStr;
@@ -12,16 +13,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use imgcore::image::{self, Disk, Format, OpenOptions, WritableDisk};
+use imgcore::nbd::Uri;
 
 use super::options::split;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::open::{self, TrustArgs, options};
+use crate::place::Place;
 
 /// An image as the command line names it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct ImageReference {
-    /// The path as the user wrote it.
+    /// The path or the address as the user wrote it.
     pub(super) path: PathBuf,
     /// The declared format.
     pub(super) format: Option<Format>,
@@ -64,7 +67,7 @@ impl ImageReference {
     pub(super) fn parse(name: &OsStr, format: Option<&str>, image_opts: bool) -> Result<Self, CommandError> {
         if !image_opts {
             let format = format.map(parse_format).transpose()?;
-            return Ok(Self { path: plain_path(name)?, format, backing: None, shared: false });
+            return Ok(Self { path: path_or_address(name)?, format, backing: None, shared: false });
         }
         if format.is_some() {
             return Err(usage("`--image-opts` and `-f` cannot be used together").hint("`driver=` says the format"));
@@ -104,7 +107,7 @@ impl ImageReference {
         }
         // The driver `file` alone shows the bytes of the file.
         found.format = if protocol { Some(Format::Raw) } else { driver.map(parse_format).transpose()? };
-        found.path = plain_path(OsStr::new(value))?;
+        found.path = path_or_address(OsStr::new(value))?;
         if !below.is_empty() {
             found.backing = Some(Box::new(Self::from_options(&below)?));
         }
@@ -131,7 +134,7 @@ impl ImageReference {
         let Some(backing) = &self.backing else { return open::open(context, &self.path, &options) };
         // The user names it, and not the image.
         let backing = Self { shared: self.shared || backing.shared, ..(**backing).clone() }.open(context, trust)?;
-        Ok(image::open_over(&context.absolute(&self.path), &options, backing)?)
+        Ok(image::open_over(Place::of(context, &self.path)?.location(), &options, backing)?)
     }
 
     /// Returns how the image is opened for writing.
@@ -159,14 +162,24 @@ impl ImageReference {
     }
 }
 
-/// Returns the path that `name` means: `file:` in front of it is dropped, as QEMU does.
+/// Returns the address that `name` is, or the path that it means.
+fn path_or_address(name: &OsStr) -> Result<PathBuf, CommandError> {
+    if Uri::is_meant(name.as_bytes()) { Ok(PathBuf::from(name)) } else { plain_path(name) }
+}
+
+/// Returns the path that `name` means: `file:` in front of it is dropped, as QEMU does. Addresses are refused.
 pub(super) fn plain_path(name: &OsStr) -> Result<PathBuf, CommandError> {
     let bytes = name.as_bytes();
     if let Some(path) = bytes.strip_prefix(b"file:") {
-        return Ok(PathBuf::from(OsStr::from_bytes(path)));
+        let path = Path::new(OsStr::from_bytes(path));
+        return Ok(if Uri::is_meant(path.as_os_str().as_bytes()) { Path::new(".").join(path) } else { path.to_owned() });
     }
     if bytes.is_empty() {
         return Err(usage("the name of the image is empty"));
+    }
+    if Uri::is_meant(bytes) {
+        let message = "a new image is a file: what is behind an address is there already";
+        return Err(CommandError::new(ErrorKind::Unsupported, message).hint("`vmimg image convert -n` writes into it"));
     }
     let protocol = bytes.iter().position(|byte| matches!(byte, b':' | b'/')).filter(|at| bytes.get(*at) == Some(&b':'));
     match protocol.and_then(|at| bytes.get(..at)) {
@@ -189,8 +202,10 @@ fn switch(key: &str, value: &str) -> Result<bool, CommandError> {
 }
 
 fn address(protocol: &str) -> CommandError {
-    let message = format!("`{}:` is not supported: images are files", protocol.escape_debug());
-    CommandError::new(ErrorKind::Unsupported, message).hint("a file whose own name has a colon is `./NAME` or `file:NAME`")
+    let message = format!("`{}:` is not supported: images are files and NBD exports", protocol.escape_debug());
+    CommandError::new(ErrorKind::Unsupported, message)
+        .hint("a file whose own name has a colon is `./NAME` or `file:NAME`")
+        .hint("an NBD export is `nbd://HOST:PORT/EXPORT` or `nbd+unix:///EXPORT?socket=PATH`")
 }
 
 fn unknown_option(key: &str) -> CommandError {
@@ -237,10 +252,17 @@ mod tests {
 
     #[test]
     fn paths_are_paths_and_addresses_are_refused() {
-        for (name, path) in [("a.qcow2", "a.qcow2"), ("file:a", "a"), ("./nbd:x", "./nbd:x"), ("/x/a:b", "/x/a:b")] {
+        for (name, path) in [
+            ("a.qcow2", "a.qcow2"),
+            ("file:a", "a"),
+            ("./nbd:x", "./nbd:x"),
+            ("/x/a:b", "/x/a:b"),
+            ("nbd://h/x", "nbd://h/x"),
+            ("file:nbd://h/x", "./nbd://h/x"),
+        ] {
             assert_eq!(parse(name, None, false).unwrap().path, Path::new(path));
         }
-        for name in ["json:{}", "nbd:localhost:1", "nbd+unix:///x", "https://h/i", "fat:rw:x"] {
+        for name in ["json:{}", "nbd:localhost:1", "https://h/i", "fat:rw:x"] {
             assert_eq!(parse(name, None, false), Err(ErrorKind::Unsupported), "{name}");
         }
         assert_eq!(parse("", None, false), Err(ErrorKind::Usage));

@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 use std::time::UNIX_EPOCH;
 
-use imgcore::image::{self, Disk, OpenOptions, SnapshotInfo, SnapshotList};
+use imgcore::image::{Disk, OpenOptions, SnapshotInfo, SnapshotList};
 use imgcore::qcow2::NewSnapshot;
 
 use super::reference::SourceArgs;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
-use crate::open::open_writable;
+use crate::open::{open, open_writable};
 
 /// The arguments of `vmimg image snapshot`.
 #[derive(Debug, clap::Args)]
@@ -63,7 +63,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let Action { create, apply, delete, .. } = &args.action;
     if create.is_none() && apply.is_none() && delete.is_none() {
         let how = OpenOptions { follow: false, ..reference.options(trust) };
-        return list(&image::open(&context.absolute(&reference.path), &how)?, context);
+        return list(&open(context, &reference.path, &how)?, context);
     }
     let how = OpenOptions { follow: false, ..reference.options_to_write(trust)? };
     let mut disk = open_writable(context, &reference.path, &how)?;

@@ -1,0 +1,61 @@
+//! Where an image is that the command line names: a path, or the address of an NBD export.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use imgcore::image::Location;
+use imgcore::nbd::Uri;
+
+use crate::context::Context;
+use crate::error::{CommandError, ErrorKind};
+
+/// Where an image is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// In this file, whose path begins at the root.
+    File(PathBuf),
+    /// In this export.
+    Export(Uri),
+}
+
+impl Place {
+    /// Returns what `name` means: an address when it begins as one, otherwise a path from the working folder.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`] for an address that breaks the rules of addresses.
+    pub fn of(context: &Context, name: &Path) -> Result<Self, CommandError> {
+        if !Uri::is_meant(name.as_os_str().as_bytes()) {
+            return Ok(Self::File(context.absolute(name)));
+        }
+        let usage = |message: String| CommandError::new(ErrorKind::Usage, message).hint(HINT);
+        let text = name.to_str().ok_or_else(|| usage("the address is not UTF-8".to_owned()))?;
+        let uri = Uri::parse(text, &context.absolute(Path::new(""))).map_err(|error| usage(error.to_string()))?;
+        Ok(Self::Export(uri))
+    }
+
+    /// Returns it for the library.
+    #[must_use]
+    pub fn location(&self) -> Location<'_> {
+        match self {
+            Self::File(path) => Location::File(path),
+            Self::Export(uri) => Location::Export(uri),
+        }
+    }
+
+    /// Returns the path, if it is one.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] for an address: `what` works with files.
+    pub fn file(self, what: &str) -> Result<PathBuf, CommandError> {
+        match self {
+            Self::File(path) => Ok(path),
+            Self::Export(uri) => {
+                Err(CommandError::new(ErrorKind::Unsupported, format!("{what} is for files, and `{uri}` is an NBD export")))
+            }
+        }
+    }
+}
+
+const HINT: &str = "as in `nbd://HOST:PORT/EXPORT` and `nbd+unix:///EXPORT?socket=PATH`";

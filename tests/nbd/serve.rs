@@ -154,6 +154,32 @@ fn reading_alone_and_copies_leave_the_image_as_it_was() {
 }
 
 #[test]
+fn a_file_that_loses_its_end_is_an_error_and_not_the_end() {
+    let sandbox = disks();
+    let served = Served::start(&sandbox, "-r -f raw -k s.sock disk.raw", 1);
+    fs::File::options().write(true).open(sandbox.path("disk.raw")).unwrap().set_len(3_500_000).unwrap();
+    let script = r#"
+import sys
+sys.path.append("/usr/lib/python3/dist-packages")
+import nbd
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+for offset, length in (3 << 20, 1 << 20), (4 << 20, 4096), (4 << 20, 4 << 20):
+    try:
+        h.pread(length, offset)
+    except nbd.Error as e:
+        assert e.errnum == 5, e
+    else:
+        raise AssertionError(offset)
+assert len(h.pread(3 << 20, 0)) == 3 << 20
+h.shutdown()
+"#;
+    sandbox.tool("python3").args(["-c", script, &served.uris[0]]).run();
+    let (status, said) = served.stop();
+    assert!(status == Some(0) && said.contains("disk.raw"), "{said}");
+}
+
+#[test]
 fn it_ends_with_its_last_client_when_it_is_to() {
     let sandbox = disks();
     let mut served = Served::start(&sandbox, "--once --listen 127.0.0.1:0 -r disk.qcow2", 1);

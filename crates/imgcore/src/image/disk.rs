@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::{Error, Format, Storage};
 use crate::block::{self, BlockRead, ByteRange, Extent};
 use crate::qcow2::{self, Image};
-use crate::storage::Lock;
+use crate::storage::{FileDisk, Lock};
 
 /// An image opened for reading, with its backing chain.
 #[derive(Debug)]
@@ -38,6 +38,15 @@ impl Disk {
         match &self.layer {
             Layer::Raw(file) => file,
             Layer::Qcow2(image) => image.storage(),
+        }
+    }
+
+    /// Returns the file, if it is raw and one: its bytes are those of the disk.
+    #[must_use]
+    pub fn raw_file(&self) -> Option<&FileDisk> {
+        match &self.layer {
+            Layer::Raw(storage) => storage.as_file(),
+            Layer::Qcow2(_) => None,
         }
     }
 

@@ -5,7 +5,7 @@ use super::disk::{Layer, named};
 use super::{Disk, Format, Storage};
 use crate::block::{self, BlockRead, BlockWrite, ByteRange, Extent, Hole, Resize};
 use crate::qcow2::{Image, Version};
-use crate::storage::Lock;
+use crate::storage::{FileDisk, Lock};
 
 /// An image opened for writing; nothing below it is ever written.
 ///
@@ -34,6 +34,15 @@ impl WritableDisk {
         match &self.layer {
             Layer::Raw(file) => file.path(),
             Layer::Qcow2(image) => image.storage().path(),
+        }
+    }
+
+    /// Returns the file, if it is raw and one: its bytes are those of the disk.
+    #[must_use]
+    pub fn raw_file(&self) -> Option<&FileDisk> {
+        match &self.layer {
+            Layer::Raw(storage) => storage.as_file(),
+            Layer::Qcow2(_) => None,
         }
     }
 

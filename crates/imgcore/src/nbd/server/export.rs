@@ -1,3 +1,4 @@
+use std::fs::File;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::block::{BlockWrite, ByteRange, Error, Hole};
@@ -22,6 +23,11 @@ pub trait ServedDisk: BlockWrite {
     /// As [`crate::block::BlockRead::extent_at`].
     fn depth_at(&self, offset: u64) -> Result<(ByteRange, u32), Error> {
         Ok((self.extent_at(offset)?.range, 1))
+    }
+
+    /// Returns the file whose bytes are those of the disk, one to one, if there is one: long reads are sent from it.
+    fn plain_file(&self) -> Option<File> {
+        None
     }
 
     /// Makes everything durable for the last time.

@@ -113,7 +113,7 @@ impl Server {
         let Outcome::Transmit(agreed) = outcome else { return Ok(()) };
         let stopping = AtomicBool::new(false);
         let session = Session::open(agreed, &stopping, &*self.report)?;
-        session.work(&Mutex::new(Some(reader)), &Mutex::new(writer))
+        session.work(&Mutex::new(Some(reader)), &Mutex::new(stream::Copied(writer)))
     }
 }
 

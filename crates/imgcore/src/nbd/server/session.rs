@@ -1,14 +1,19 @@
 //! Transmission: requests of one client, carried out by some threads.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::Advice;
 
 use super::export::{ServedDisk, Shared};
 use super::handshake::{Agreed, broken};
 use super::reply::Reply;
 use super::request::{Refusal, Rules, Task};
 use super::status::status;
+use super::stream::Sink;
 use super::{MAX_PAYLOAD, PIECE, discard};
 use crate::block::{ByteRange, Error, ErrorKind, Hole};
 use crate::nbd::wire::{ChunkKind, Command, ErrorCode, HeaderStyle, Malformed, Request};
@@ -17,6 +22,8 @@ use crate::nbd::wire::{ChunkKind, Command, ErrorCode, HeaderStyle, Malformed, Re
 pub(super) struct Session<'a> {
     agreed: Agreed<'a>,
     disk: Shared,
+    /// The file that long reads are sent from.
+    file: Option<File>,
     rules: Rules,
     /// Whether the server ends.
     stopping: &'a AtomicBool,
@@ -47,13 +54,14 @@ impl<'a> Session<'a> {
             style: agreed.style,
             has_contexts: !agreed.contexts.is_empty(),
         };
-        Ok(Self { agreed, disk, rules, stopping, report, reported: AtomicUsize::new(0) })
+        let file = disk.read().unwrap_or_else(PoisonError::into_inner).plain_file();
+        Ok(Self { agreed, disk, file, rules, stopping, report, reported: AtomicUsize::new(0) })
     }
 
     /// Carries out requests until the client ends, or the server. Any number of threads may do so: one reads, the others work.
     ///
     /// The reader is taken away when nothing more will be read.
-    pub(super) fn work<R: Read, W: Write>(&self, reader: &Mutex<Option<R>>, writer: &Mutex<W>) -> io::Result<()> {
+    pub(super) fn work<R: Read, W: Sink>(&self, reader: &Mutex<Option<R>>, writer: &Mutex<W>) -> io::Result<()> {
         let mut buf = Vec::new();
         loop {
             let mut slot = reader.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,7 +134,7 @@ impl<'a> Session<'a> {
         Ok(written.and_then(|()| self.flush_if(durable)))
     }
 
-    fn carry_out(&self, job: Job, buf: &mut Vec<u8>, writer: &Mutex<impl Write>) -> io::Result<()> {
+    fn carry_out(&self, job: Job, buf: &mut Vec<u8>, writer: &Mutex<impl Sink>) -> io::Result<()> {
         let (request, done) = match job {
             Job::Done(request, done) => (request, done),
             Job::Ready(request, Err(refusal)) => (request, Err(refusal)),
@@ -202,8 +210,11 @@ impl<'a> Session<'a> {
         whole: bool,
         reply: Reply,
         buf: &mut Vec<u8>,
-        writer: &Mutex<impl Write>,
+        writer: &Mutex<impl Sink>,
     ) -> io::Result<()> {
+        if let Some(file) = self.file.as_ref().filter(|_| range.len() >= LONG) {
+            return self.send(file, range, reply, buf, writer);
+        }
         let lock = || writer.lock().unwrap_or_else(PoisonError::into_inner);
         if whole && range.len() > to_u64(PIECE) {
             // Spec: "A server MAY reject a client's request with the error `NBD_EOVERFLOW` if the length is too large to send
@@ -231,6 +242,42 @@ impl<'a> Session<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Sends what is read straight from the file.
+    fn send(
+        &self,
+        file: &File,
+        range: ByteRange,
+        reply: Reply,
+        buf: &mut Vec<u8>,
+        writer: &Mutex<impl Sink>,
+    ) -> io::Result<()> {
+        // The storage begins while others still send.
+        let _slower = rustix::fs::fadvise(file, range.start(), NonZero::new(range.len()), Advice::WillNeed);
+        let writer = &mut *writer.lock().unwrap_or_else(PoisonError::into_inner);
+        reply.begin(writer, range.len())?;
+        let sent = writer.send_file(file, range)?;
+        let rest = ByteRange::new(range.start().saturating_add(sent), range.end()).unwrap_or_default();
+        let mut failed = None;
+        for piece in pieces(rest, to_u64(PIECE)) {
+            let bytes = sized(buf, piece.len());
+            if failed.is_none() {
+                failed = self.reading(|disk| disk.read_exact_at(bytes, piece.start())).err();
+            }
+            if failed.is_some() {
+                if self.agreed.style == HeaderStyle::Simple {
+                    return Err(io::Error::other("a read failed after its reply had begun"));
+                }
+                // Spec: "it MUST use padding bytes which SHOULD be zero, for any remaining data portion of a chunk"
+                bytes.fill(0);
+            }
+            writer.write_all(bytes)?;
+        }
+        match failed {
+            Some(refusal) => reply.refuse(writer, refusal),
+            None => reply.end(writer),
+        }
     }
 
     fn status(&self, range: ByteRange, one: bool, reply: Reply, writer: &Mutex<impl Write>) -> io::Result<()> {
@@ -311,6 +358,9 @@ fn to_usize(len: u64) -> usize {
 
 /// Bytes of the longest request header.
 const LONGEST_HEADER: usize = 32;
+
+/// Bytes from which on a read is sent straight from a file.
+const LONG: u64 = 128 << 10;
 
 /// Bytes that are zeroed while others wait.
 const STEP: u64 = 128 << 20;

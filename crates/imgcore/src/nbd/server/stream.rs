@@ -1,12 +1,17 @@
 //! Sockets of both kinds.
 
+use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use rustix::fs::sendfile;
+use rustix::io::Errno;
 use rustix::net::sockopt;
+
+use crate::block::ByteRange;
 
 /// Where clients connect.
 #[derive(Debug)]
@@ -146,6 +151,47 @@ impl Write for &Stream {
         Ok(())
     }
 }
+
+/// Where replies go.
+pub(super) trait Sink: Write {
+    /// Sends the bytes of `file` in `range` without a copy of them here, as far as that is possible; returns how many.
+    ///
+    /// What is sent may still change until the client takes it, as with any read and write at the same time.
+    fn send_file(&mut self, _file: &File, _range: ByteRange) -> io::Result<u64> {
+        Ok(0)
+    }
+}
+
+impl Sink for &Stream {
+    fn send_file(&mut self, file: &File, range: ByteRange) -> io::Result<u64> {
+        let mut at = range.start();
+        while at < range.end() {
+            let left = usize::try_from(range.end().saturating_sub(at)).unwrap_or(usize::MAX);
+            match sendfile(self.as_fd(), file, Some(&mut at), left) {
+                Ok(0) => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error @ (Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN)) => return Err(error.into()),
+                // The file, or the kernel, cannot: whoever reads it in another way learns why.
+                Err(_) => break,
+            }
+        }
+        Ok(at.saturating_sub(range.start()))
+    }
+}
+
+/// A stream to which everything is copied.
+pub(super) struct Copied<W>(pub(super) W);
+
+impl<W: Write> Write for Copied<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.write(buf)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl<W: Write> Sink for Copied<W> {}
 
 /// Bytes that a socket may hold.
 const BUFFER: usize = 2 << 20;

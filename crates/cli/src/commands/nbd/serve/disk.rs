@@ -1,5 +1,6 @@
 //! Images as disks that a server can serve.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -72,6 +73,9 @@ impl ServedDisk for Writable {
     fn depth_at(&self, offset: u64) -> Result<(ByteRange, u32), Error> {
         self.0.depth_at(offset)
     }
+    fn plain_file(&self) -> Option<File> {
+        self.0.raw_file()?.file().try_clone().ok()
+    }
     fn close(&mut self) -> Result<(), Error> {
         self.0.close()
     }
@@ -92,6 +96,9 @@ impl BlockWrite for ReadOnly {
 impl ServedDisk for ReadOnly {
     fn depth_at(&self, offset: u64) -> Result<(ByteRange, u32), Error> {
         self.0.depth_at(offset)
+    }
+    fn plain_file(&self) -> Option<File> {
+        self.0.raw_file()?.file().try_clone().ok()
     }
 }
 

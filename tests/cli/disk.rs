@@ -7,7 +7,7 @@ use vmimg_tests::sandbox::Sandbox;
 use crate::sandbox;
 
 /// A sandbox with `disk.raw`: a GPT with one ext4 partition from 1 MiB to 33 MiB, and 31 MiB of room behind it.
-fn disk() -> Sandbox {
+pub(crate) fn disk() -> Sandbox {
     let sandbox = sandbox();
     sandbox.file("tree/etc/fstab", "LABEL=root / ext4 defaults 0 1\nUUID=DEAD-BEEF /boot/efi vfat umask=0077 0 1\n");
     sandbox.file("tree/etc/hostname", "base\n");
@@ -23,7 +23,7 @@ fn disk() -> Sandbox {
 
 /// The partition's file system has no error.
 #[track_caller]
-fn check(sandbox: &Sandbox, megabytes: &str) {
+pub(crate) fn check(sandbox: &Sandbox, megabytes: &str) {
     let count = format!("count={megabytes}");
     sandbox.tool("dd").args(["if=disk.raw", "of=part", "bs=1M", "skip=1", &count, "conv=sparse", "status=none"]).run();
     sandbox.tool("e2fsck").args(["-fn", "part"]).run();

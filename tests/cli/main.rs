@@ -1,6 +1,7 @@
 //! What the program prints and returns, to the letter.
 
 mod disk;
+mod disk_files;
 mod domain;
 mod frame;
 mod image;

@@ -9,7 +9,8 @@ use super::Planned;
 /// One step of a plan, for reading; contents appear as their digest only.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Step {
-    /// What is done: `write`, `create_dir`, `symlink`, `remove`, `set_attributes` or `append_line`.
+    /// What is done: `write`, `append`, `append_line`, `create_dir`, `symlink`, `hard_link`, `make_node`, `rename`, `remove` or
+    /// `set_attributes`.
     pub op: &'static str,
     /// The number of the partition, 0 for a disk without a partition table.
     pub partition: u32,
@@ -27,7 +28,7 @@ pub struct Step {
     /// The group's number, when it is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
-    /// The text of a symbolic link.
+    /// The text of a symbolic link, a name that the file has, or the name until now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// The SHA-256 of what is written or appended, in hexadecimal; missing when it could not be read.
@@ -67,6 +68,24 @@ impl Step {
                 step.op = "write";
                 step.size = Some(content.len());
                 step.sha256 = digest(content);
+                step.set(attributes);
+            }
+            Edit::Append { content, attributes, .. } => {
+                step.op = "append";
+                step.size = Some(content.len());
+                step.sha256 = digest(content);
+                step.set(attributes);
+            }
+            Edit::HardLink { target, .. } => {
+                step.op = "hard_link";
+                step.target = Some(target.to_string());
+            }
+            Edit::Rename { from, .. } => {
+                step.op = "rename";
+                step.target = Some(from.to_string());
+            }
+            Edit::MakeNode { attributes, .. } => {
+                step.op = "make_node";
                 step.set(attributes);
             }
             Edit::CreateDir { attributes, .. } => {

@@ -16,6 +16,7 @@ mod minion_config;
 mod minion_merge;
 mod minion_service;
 mod planned;
+mod relabel;
 mod seed;
 mod skeleton;
 mod ssh_keys;
@@ -27,6 +28,7 @@ pub use describe::Step;
 pub use error::Error;
 pub use material::{HostKey, KeyPair, Material, RandomSeed};
 pub use planned::{MinionKey, Note, Planned};
+pub use relabel::label_new_files;
 pub use seed::{HostKeys, Leftovers, MachineId, Secret, Seed, SeedFile, SeedMinion, SeedUser};
 
 use builder::Builder;

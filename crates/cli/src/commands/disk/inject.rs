@@ -1,21 +1,13 @@
 //! `vmimg disk inject`: files, folders and links go into a guest, all of them or none.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use imgcore::fs::EditPlan;
-use imgcore::fs::ext4::{self, Editor, Timestamp};
-use imgcore::partition::Table;
-use seed::guest::Tree;
-
-use super::change::change;
+use super::carry_out::carry_out;
 use super::manifest;
-use super::volume::{VolumeArgs, choose, window};
+use super::volume::VolumeArgs;
 use crate::context::Context;
-use crate::error::{CommandError, ErrorKind};
-use crate::open::{open, options};
-use crate::output::printable;
-use crate::volumes::volumes;
+use crate::error::CommandError;
+use crate::output::ReportArgs;
 
 /// The arguments of `vmimg disk inject`.
 #[derive(Debug, clap::Args)]
@@ -53,43 +45,11 @@ pub(super) struct Args {
     /// What to put into the guest
     #[arg(long, value_name = "FILE")]
     manifest: PathBuf,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let plan = manifest::read(context, &args.manifest)?;
-    if args.volume.partition.is_none() {
-        refuse_hidden(context, args, &plan)?;
-    }
-    let now = Timestamp { secs: context.unix_time(), nanos: 0 };
-    change(context, &args.volume, |disk| {
-        let number = choose(disk, args.volume.partition)?;
-        let mut editor = Editor::open(window(&mut *disk, number)?, now)?;
-        editor.apply(&plan)?;
-        editor.finish()?;
-        Ok(ext4::verify(&window(&*disk, number)?, &plan)?)
-    })
-}
-
-/// Refuses what the guest would not see, as it mounts another file system there.
-fn refuse_hidden(context: &Context, args: &Args, plan: &EditPlan) -> Result<(), CommandError> {
-    let VolumeArgs { format, trust, image, .. } = &args.volume;
-    let disk = Arc::new(open(context, image, &options(*format, *trust))?);
-    let table = Table::read(&disk)?;
-    // Without a guest that is understood, nothing is known about its mounts.
-    let Ok(tree) = Tree::assemble(&volumes(&disk, table.as_ref())?, None) else { return Ok(()) };
-    for path in plan.edits.iter().flat_map(|edit| [Some(edit.path()), edit.source()]).flatten() {
-        let over = tree.mounts().filter(|(mount, _, _)| path != *mount && path.strip_prefix(mount).is_some());
-        let over = over.max_by_key(|(mount, _, _)| mount.as_str().len());
-        let Some((mount, device, partition)) = over.filter(|(_, _, partition)| *partition != Some(tree.root_partition()))
-        else {
-            continue;
-        };
-        let message = format!("`{path}` would be hidden: the guest mounts `{}` on `{mount}`", printable(device));
-        let hint = match partition {
-            Some(number) => format!("`--partition {number}` puts it there, with the path as that file system has it"),
-            None => "`--partition` with the root's number puts it under the mount all the same".to_owned(),
-        };
-        return Err(CommandError::new(ErrorKind::Refused, message).hint(hint));
-    }
-    Ok(())
+    carry_out(context, &args.volume, args.report, plan)
 }

@@ -155,7 +155,7 @@ fn path_of(folder: &GuestPath, entry: &DirEntry) -> Option<GuestPath> {
     folder.join(std::str::from_utf8(&entry.name).ok()?).ok()
 }
 
-fn name_of(kind: FileKind) -> &'static str {
+pub(super) fn name_of(kind: FileKind) -> &'static str {
     match kind {
         FileKind::File => "file",
         FileKind::Directory => "directory",

@@ -1,16 +1,29 @@
 //! `vmimg disk`: what is inside an image, without mounting it.
 
+mod carry_out;
 mod cat;
 mod change;
+mod chmod;
+mod chown;
+mod df;
+mod diff;
+mod get;
 mod grow;
 mod inject;
 mod inspect;
+mod ln;
 mod ls;
 mod manifest;
+mod mkdir;
 mod mkfs;
+mod mv;
 mod partitions;
+mod put;
 mod resize;
+mod rm;
+mod stat;
 mod volume;
+mod walk;
 
 use clap::Subcommand;
 
@@ -40,7 +53,29 @@ enum Verb {
     Ls(ls::Args),
     /// Print files of a guest
     Cat(cat::Args),
-    /// Put files, folders and links into a guest, all of them or none
+    /// Show everything about files of a guest
+    Stat(stat::Args),
+    /// Show how full a file system is
+    Df(df::Args),
+    /// Show which files differ between two disks
+    Diff(diff::Args),
+    /// Copy a file or folder out of a guest
+    Get(get::Args),
+    /// Copy a file or folder into a guest
+    Put(put::Args),
+    /// Remove files and folders of a guest
+    Rm(rm::Args),
+    /// Rename or move a file or folder of a guest
+    Mv(mv::Args),
+    /// Make a link in a guest
+    Ln(ln::Args),
+    /// Make folders in a guest
+    Mkdir(mkdir::Args),
+    /// Change the permissions of files of a guest
+    Chmod(chmod::Args),
+    /// Change the owner of files of a guest
+    Chown(chown::Args),
+    /// Carry out a list of changes to a guest's files, all of them or none
     Inject(inject::Args),
     /// Give a partition and its file system the space that the disk has
     Grow(grow::Args),
@@ -61,6 +96,17 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         Verb::Partitions(args) => partitions::run(&args, context),
         Verb::Ls(args) => ls::run(&args, context),
         Verb::Cat(args) => cat::run(&args, context),
+        Verb::Stat(args) => stat::run(&args, context),
+        Verb::Df(args) => df::run(&args, context),
+        Verb::Diff(args) => diff::run(&args, context),
+        Verb::Get(args) => get::run(&args, context),
+        Verb::Put(args) => put::run(&args, context),
+        Verb::Rm(args) => rm::run(&args, context),
+        Verb::Mv(args) => mv::run(args, context),
+        Verb::Ln(args) => ln::run(args, context),
+        Verb::Mkdir(args) => mkdir::run(args, context),
+        Verb::Chmod(args) => chmod::run(&args, context),
+        Verb::Chown(args) => chown::run(&args, context),
         Verb::Inject(args) => inject::run(&args, context),
         Verb::Grow(args) => grow::run(&args, context),
         Verb::Resize(args) => resize::run(&args, context),

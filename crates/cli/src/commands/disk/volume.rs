@@ -43,6 +43,10 @@ impl Volume {
         Ok(Self { files: Ext4::open(window(disk, number)?)? })
     }
 
+    pub(super) fn ext4(&self) -> &Ext4<Slice<Disk>> {
+        &self.files
+    }
+
     pub(super) fn file_system(&self) -> &dyn FileSystem {
         &self.files
     }

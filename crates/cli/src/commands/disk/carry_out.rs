@@ -1,0 +1,83 @@
+//! Edits of a guest's files: all of them, with the guest's own labels, read back; or none.
+
+use std::sync::Arc;
+
+use imgcore::fs::EditPlan;
+use imgcore::fs::ext4::{self, Editor, Timestamp};
+use imgcore::partition::Table;
+use seed::guest::{Guest, Tree};
+use seed::plan::{Step, label_new_files};
+
+use super::change::change;
+use super::volume::{VolumeArgs, choose, window};
+use crate::context::Context;
+use crate::error::{CommandError, ErrorKind};
+use crate::open::{open, options};
+use crate::output::{ReportArgs, print_json, printable, warn};
+use crate::volumes::volumes;
+
+/// Carries out `plan` on the file system that `args` name, and prints its steps when JSON is wanted.
+///
+/// # Errors
+///
+/// [`ErrorKind::Refused`] for a path that the guest hides under a mount, and the failures of the file system and of the files. The
+/// image is as it was then.
+pub(super) fn carry_out(
+    context: &Context,
+    args: &VolumeArgs,
+    report: ReportArgs,
+    mut plan: EditPlan,
+) -> Result<(), CommandError> {
+    let number = prepare(context, args, &mut plan)?;
+    let now = Timestamp { secs: context.unix_time(), nanos: 0 };
+    change(context, args, |disk| {
+        let mut editor = Editor::open(window(&mut *disk, number)?, now)?;
+        editor.apply(&plan)?;
+        editor.finish()?;
+        Ok(ext4::verify(&window(&*disk, number)?, &plan)?)
+    })?;
+    if !report.json {
+        return Ok(());
+    }
+    let steps: Vec<Step> = plan.edits.iter().map(|edit| Step::of(number, edit)).collect();
+    print_json(context, &steps)
+}
+
+/// Looks at the guest: refuses what it hides, and adds its labels. Returns the number of the partition.
+fn prepare(context: &Context, args: &VolumeArgs, plan: &mut EditPlan) -> Result<u32, CommandError> {
+    let disk = Arc::new(open(context, &args.image, &options(args.format, args.trust))?);
+    let number = choose(&disk, args.partition)?;
+    let table = Table::read(&disk)?;
+    // Without a guest that is understood, nothing is known about its mounts and labels.
+    let Ok(tree) = Tree::assemble(&volumes(&disk, table.as_ref())?, None) else { return Ok(number) };
+    if args.partition.is_none() {
+        refuse_hidden(&tree, plan)?;
+    }
+    let Ok(guest) = Guest::inspect(&tree) else { return Ok(number) };
+    if !label_new_files(&tree, guest.selinux.as_ref(), number, plan)? {
+        warn(
+            context,
+            "the guest's SELinux policy has no label for some of the new files: have it label them, as by `/.autorelabel`",
+        );
+    }
+    Ok(number)
+}
+
+/// Refuses what the guest would not see, as it mounts another file system there.
+fn refuse_hidden(tree: &Tree, plan: &EditPlan) -> Result<(), CommandError> {
+    for path in plan.edits.iter().flat_map(|edit| [Some(edit.path()), edit.source()]).flatten() {
+        let over = tree.mounts().filter(|(mount, _, _)| path != *mount && path.strip_prefix(mount).is_some());
+        let over = over.max_by_key(|(mount, _, _)| mount.as_str().len());
+        let Some((mount, device, partition)) = over.filter(|(_, _, partition)| *partition != Some(tree.root_partition()))
+        else {
+            continue;
+        };
+        let message = format!("`{path}` would be hidden: the guest mounts `{}` on `{mount}`", printable(device));
+        let hint = match partition {
+            Some(number) => format!("`--partition {number}` puts it there, with the path as that file system has it"),
+            None => "`--partition` with the root's number puts it under the mount all the same".to_owned(),
+        };
+        return Err(CommandError::new(ErrorKind::Refused, message).hint(hint));
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! `vmimg disk put`: a file or folder of the host goes into a guest.
+
+use std::fs::{self, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use imgcore::block::{self, BlockRead, Extent};
+use imgcore::fs::{Attributes, Content, Edit, EditPlan, Error, GuestPath};
+use imgcore::storage::{Access, FileDisk};
+
+use super::carry_out::carry_out;
+use super::chmod::octal;
+use super::chown::Owner;
+use super::volume::{Volume, VolumeArgs};
+use super::walk::into_folder;
+use crate::context::Context;
+use crate::error::{CommandError, ErrorKind};
+use crate::output::{ReportArgs, warn};
+
+/// The arguments of `vmimg disk put`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A folder is copied with all that is in it. An existing folder DEST gets SOURCE
+under its own name. A file that exists gets new contents and keeps its owner,
+permissions and attributes; a new one has the permissions of the source and is
+owned by root. Holes stay holes.
+
+Examples:
+  vmimg disk put web1.qcow2 motd /etc/motd
+  vmimg disk put --mode 0600 --owner 1000:1000 web1.qcow2 key /home/ada/key
+  vmimg disk put web1.qcow2 site /srv/www")]
+pub(super) struct Args {
+    #[command(flatten)]
+    volume: VolumeArgs,
+    /// The permission bits of the file, in octal
+    #[arg(long, value_name = "MODE", value_parser = octal)]
+    mode: Option<u32>,
+    /// The owner's and the group's number, of all that is copied
+    #[arg(long, value_name = "UID:GID")]
+    owner: Option<Owner>,
+    /// The file or folder on the host
+    #[arg(value_name = "SOURCE")]
+    source: PathBuf,
+    /// The path in the guest
+    #[arg(value_name = "DEST")]
+    dest: GuestPath,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let source = context.absolute(&args.source);
+    // What the command line names is followed; links inside of a folder are copied as they are.
+    let found = fs::metadata(&source).map_err(|error| cannot(&source, error))?;
+    let volume = Volume::open(context, &args.volume)?;
+    let name = source.file_name().and_then(|name| name.to_str());
+    let dest = into_folder(volume.file_system(), args.dest.clone(), name)?;
+    if args.mode.is_some() && found.is_dir() {
+        return Err(CommandError::new(ErrorKind::Usage, "`--mode` is for a single file, and this is a folder"));
+    }
+    let mut copy = Copy { context, args, volume: &volume, edits: Vec::new() };
+    copy.add(&source, dest, &found)?;
+    let edits = copy.edits;
+    drop(volume);
+    carry_out(context, &args.volume, args.report, EditPlan { edits })
+}
+
+struct Copy<'a> {
+    context: &'a Context,
+    args: &'a Args,
+    volume: &'a Volume,
+    edits: Vec<Edit>,
+}
+
+impl Copy<'_> {
+    /// Adds the steps that copy `source`, and what is in it, to `path`.
+    fn add(&mut self, source: &Path, path: GuestPath, found: &Metadata) -> Result<(), CommandError> {
+        let mut waiting = vec![(source.to_path_buf(), path, found.clone())];
+        while let Some((source, path, found)) = waiting.pop() {
+            self.context.interrupt().check()?;
+            let kind = found.file_type();
+            let attributes = self.attributes(&path, &found)?;
+            if kind.is_dir() {
+                waiting.extend(self.below(&source, &path)?);
+                self.edits.push(Edit::CreateDir { path, attributes });
+            } else if kind.is_symlink() {
+                let target = fs::read_link(&source).map_err(|error| cannot(&source, error))?;
+                let target = std::str::from_utf8(target.as_os_str().as_bytes()).map(str::to_owned);
+                let target = target.map_err(|_| not_text(&source))?;
+                self.edits.push(Edit::Symlink { path, target, attributes });
+            } else if kind.is_file() {
+                let content = contents(source, &found)?;
+                self.edits.push(Edit::Write { path, content, attributes });
+            } else {
+                warn(self.context, format!("`{}` is no file, folder or link, and is not copied", source.display()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what is in a folder of the host, the last name first.
+    fn below(&self, source: &Path, path: &GuestPath) -> Result<Vec<(PathBuf, GuestPath, Metadata)>, CommandError> {
+        let mut below = Vec::new();
+        for entry in fs::read_dir(source).map_err(|error| cannot(source, error))? {
+            let entry = entry.map_err(|error| cannot(source, error))?;
+            let name = entry.file_name();
+            let inside = name.to_str().and_then(|name| path.join(name).ok()).ok_or_else(|| not_text(&entry.path()))?;
+            let found = entry.metadata().map_err(|error| cannot(&entry.path(), error))?;
+            below.push((entry.path(), inside, found));
+        }
+        below.sort_by(|a, b| b.1.cmp(&a.1));
+        Ok(below)
+    }
+
+    /// Returns what to set: for a new file the source's permissions, and what the options say.
+    fn attributes(&self, path: &GuestPath, found: &Metadata) -> Result<Attributes, CommandError> {
+        let is_new = match self.volume.file_system().metadata(path) {
+            Err(Error::NotFound(_)) => true,
+            // The step itself says what is wrong.
+            Err(_) | Ok(_) => false,
+        };
+        let mut attributes = if is_new { Attributes::root(found.mode() & 0o777) } else { Attributes::default() };
+        attributes.mode = self.args.mode.or(attributes.mode);
+        if let Some(owner) = self.args.owner {
+            owner.set(&mut attributes);
+        }
+        Ok(attributes)
+    }
+}
+
+/// Returns the contents of a host file: those of a small one at once, so that many do not stay open.
+fn contents(source: PathBuf, found: &Metadata) -> Result<Content, CommandError> {
+    let is_dense = found.blocks().saturating_mul(512) >= found.size();
+    if found.size() <= SMALL && is_dense {
+        return Ok(Content::from(fs::read(&source).map_err(|error| cannot(&source, error))?));
+    }
+    Ok(Content::Disk(Arc::new(HostFile { size: found.size(), path: source })))
+}
+
+/// A file of the host that is opened whenever it is read.
+#[derive(Debug)]
+struct HostFile {
+    path: PathBuf,
+    size: u64,
+}
+
+impl BlockRead for HostFile {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), block::Error> {
+        FileDisk::open(&self.path, Access::Read)?.read_exact_at(buf, offset)
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent, block::Error> {
+        FileDisk::open(&self.path, Access::Read)?.extent_at(offset)
+    }
+}
+
+fn cannot(path: &Path, error: std::io::Error) -> CommandError {
+    CommandError::io(format!("cannot read `{}`", path.display()), error)
+}
+
+fn not_text(path: &Path) -> CommandError {
+    CommandError::new(ErrorKind::Unsupported, format!("`{}` is not UTF-8, which a path of a guest must be", path.display()))
+}
+
+/// Bytes of a file that is read at once.
+const SMALL: u64 = 1 << 20;

@@ -1,0 +1,127 @@
+use std::collections::BTreeSet;
+
+use imgcore::fs::{Attributes, Edit, EditPlan, FileKind, GuestPath};
+
+use super::{Error, labels::Labels};
+use crate::guest::{Selinux, Tree};
+
+/// Gives the files that `plan` makes in a partition the labels of the guest's own policy, unless the plan says which.
+///
+/// Folders that are missing on the way become steps of their own. A file that the policy has no rule for makes the guest label all
+/// its files at the next boot (`/.autorelabel`), where the partition is the root's. Returns whether every file got a label; without
+/// SELinux nothing changes.
+///
+/// # Errors
+///
+/// The failure of the guest's file system.
+pub fn label_new_files(tree: &Tree, selinux: Option<&Selinux>, partition: u32, plan: &mut EditPlan) -> Result<bool, Error> {
+    let point = tree.mounts().find(|(_, _, number)| *number == Some(partition)).map(|(point, ..)| point.clone());
+    let (Some(selinux), Some(point)) = (selinux, point) else { return Ok(true) };
+    let labels = Labels::read(tree, Some(selinux))?;
+    let mut labeling =
+        Labeling { tree, labels, point, partition, new: BTreeSet::new(), gone: BTreeSet::new(), edits: Vec::new() };
+    std::mem::take(&mut plan.edits).into_iter().for_each(|edit| labeling.add(edit));
+    let missed = labeling.labels.missed();
+    plan.edits = labeling.edits;
+    if !missed {
+        return Ok(true);
+    }
+    if partition == tree.root_partition()
+        && let Ok(path) = GuestPath::new("/.autorelabel")
+    {
+        plan.edits.push(Edit::Write { path, content: Vec::new().into(), attributes: Attributes::root(0o644) });
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+struct Labeling<'a> {
+    tree: &'a Tree,
+    labels: Labels,
+    /// Where the guest mounts the partition.
+    point: GuestPath,
+    partition: u32,
+    /// What the plan made so far, and what it took away, as the guest sees the paths.
+    new: BTreeSet<GuestPath>,
+    gone: BTreeSet<GuestPath>,
+    edits: Vec<Edit>,
+}
+
+impl Labeling<'_> {
+    /// Adds a step with its label, after steps for the folders that it would make.
+    fn add(&mut self, mut edit: Edit) {
+        let (kind, replaces, follows) = match &edit {
+            Edit::Write { .. } | Edit::Append { .. } | Edit::AppendLine { .. } => (Some(FileKind::File), false, true),
+            Edit::CreateDir { .. } => (Some(FileKind::Directory), false, true),
+            Edit::Symlink { .. } => (Some(FileKind::Symlink), true, false),
+            Edit::MakeNode { node, .. } => (Some(node.kind()), true, false),
+            // They keep the label of the file.
+            Edit::Rename { .. } | Edit::HardLink { .. } => (None, false, false),
+            _ => (None, true, false),
+        };
+        let (path, exists) = self.seen(edit.path(), follows);
+        let removed = match &edit {
+            Edit::Remove { .. } => Some(path.clone()),
+            Edit::Rename { from, .. } => Some(self.seen(from, false).0),
+            _ => None,
+        };
+        if let Some(removed) = removed {
+            self.new.retain(|new| new.strip_prefix(&removed).is_none());
+            self.gone.insert(removed);
+        }
+        if kind.is_some() || !replaces {
+            self.add_parents(&path);
+        }
+        if let Some(kind) = kind.filter(|_| replaces || !exists)
+            && edit.attributes_mut().is_some_and(|attributes| !attributes.xattrs.contains_key(NAME))
+            && let Some(label) = self.labels.of(&path, kind)
+            && let Some(attributes) = edit.attributes_mut()
+        {
+            attributes.xattrs.insert(NAME.to_owned(), label);
+        }
+        if kind.is_some() || !replaces {
+            self.new.insert(path);
+        }
+        self.edits.push(edit);
+    }
+
+    fn add_parents(&mut self, path: &GuestPath) {
+        let mut missing = Vec::new();
+        let mut above = path.parent();
+        while let Some(folder) = above.filter(|folder| folder.strip_prefix(&self.point).is_some()) {
+            if self.seen_exists(&folder) {
+                break;
+            }
+            above = folder.parent();
+            missing.push(folder);
+        }
+        for folder in missing.into_iter().rev() {
+            let Some(local) = folder.strip_prefix(&self.point) else { continue };
+            let label = self.labels.of(&folder, FileKind::Directory).map(|label| (NAME.to_owned(), label));
+            let attributes = Attributes { xattrs: label.into_iter().collect(), ..Attributes::default() };
+            self.edits.push(Edit::CreateDir { path: local, attributes });
+            self.new.insert(folder);
+        }
+    }
+
+    /// Returns a path of the partition as the guest sees it, links followed as far as they are there, and whether it exists.
+    fn seen(&self, local: &GuestPath, follows: bool) -> (GuestPath, bool) {
+        let path = self.point.join(local.as_str()).unwrap_or_else(|_| local.clone());
+        let resolved = if follows { self.tree.resolve(&path) } else { self.tree.resolve_parent(&path) };
+        // What a link takes to another partition stays here for the editor.
+        let path = match resolved {
+            Ok(resolved) if resolved.place.partition == self.partition => resolved.path,
+            _ => path,
+        };
+        let exists = self.seen_exists(&path);
+        (path, exists)
+    }
+
+    fn seen_exists(&self, path: &GuestPath) -> bool {
+        let gone = self.gone.iter().any(|gone| path.strip_prefix(gone).is_some());
+        self.new.contains(path) || (!gone && matches!(self.tree.symlink_metadata(path.as_str()), Ok(Some(_))))
+    }
+}
+
+/// The attribute that is the label.
+const NAME: &str = "security.selinux";

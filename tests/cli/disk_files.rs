@@ -1,0 +1,157 @@
+//! `vmimg disk`: files of a guest are read, compared and changed.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use serde_json::Value;
+use vmimg_tests::sandbox::Sandbox;
+
+use crate::disk::{check, disk};
+
+fn stat(sandbox: &Sandbox, path: &str) -> Value {
+    let all: Value = serde_json::from_str(&sandbox.done(&format!("disk stat --json disk.raw {path}"))).unwrap();
+    all[0].clone()
+}
+
+#[test]
+fn each_change_has_a_command() {
+    let sandbox = disk();
+    sandbox.file("motd", "hello\n");
+    for command in [
+        "mkdir --mode 0750 --owner 33:33 disk.raw /srv/www /srv/log",
+        "put disk.raw motd /etc",
+        "put --mode 0600 --owner 7:8 disk.raw motd /srv/www/index.html",
+        "mv disk.raw /srv/www /srv/log",
+        "mv disk.raw /etc/motd /etc/issue",
+        "ln disk.raw /etc/issue /etc/issue.net",
+        "ln -s disk.raw ../etc/issue /srv/link",
+        "chmod disk.raw 4755 /etc/issue",
+        "chown -R disk.raw 1000 /srv",
+        "rm disk.raw /etc/hostname",
+        "rm --force disk.raw /etc/hostname",
+    ] {
+        assert_eq!(sandbox.done(&format!("disk {command}")), "", "{command}");
+    }
+    assert_eq!(sandbox.done("disk cat disk.raw /srv/link /srv/log/www/index.html"), "hello\nhello\n");
+    let issue = stat(&sandbox, "/etc/issue.net");
+    assert_eq!((&issue["mode"], &issue["links"], &issue["uid"]), (&"4755".into(), &2.into(), &0.into()));
+    let page = stat(&sandbox, "/srv/log/www/index.html");
+    assert_eq!((&page["mode"], &page["uid"], &page["gid"]), (&"0600".into(), &1000.into(), &8.into()));
+    assert_eq!(stat(&sandbox, "/srv/link")["target"], "../etc/issue");
+    check(&sandbox, "32");
+}
+
+#[test]
+fn what_a_command_would_not_do_elsewhere_it_refuses() {
+    let sandbox = disk();
+    let before = fs::read(sandbox.path("disk.raw")).unwrap();
+    for (command, status) in [
+        ("rm disk.raw /etc", 6),
+        ("rm disk.raw /none", 3),
+        ("mv disk.raw /etc /etc/below", 5),
+        ("mv disk.raw /none /etc", 3),
+        ("ln disk.raw /etc /folder", 6),
+        ("ln disk.raw etc/hostname /name", 2),
+        ("chmod disk.raw 9 /etc", 2),
+        ("chown disk.raw root /etc", 2),
+        ("put disk.raw none /etc", 3),
+        ("get disk.raw /etc/hostname disk.raw", 6),
+        ("get disk.raw /none new", 3),
+    ] {
+        let outcome = sandbox.run(&format!("disk {command}"));
+        assert_eq!(outcome.status, status, "{command}: {outcome}");
+    }
+    assert!(fs::read(sandbox.path("disk.raw")).unwrap() == before);
+}
+
+#[test]
+fn a_folder_goes_in_and_comes_out_as_it_was() {
+    let sandbox = disk();
+    sandbox.file("site/index.html", "<p>hello\n");
+    sandbox.file("site/deep/er/data", vec![7; 3 << 20]);
+    fs::set_permissions(sandbox.path("site/index.html"), fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", sandbox.path("site/link")).unwrap();
+    fs::File::create(sandbox.path("site/sparse")).unwrap().set_len(200 << 20).unwrap();
+    sandbox.done("disk put disk.raw site /srv/www");
+    check(&sandbox, "32");
+    sandbox.done("disk get disk.raw /srv/www out");
+    sandbox.tool("diff").args(["-r", "--no-dereference", "site", "out"]).run();
+    let sparse = fs::metadata(sandbox.path("out/sparse")).unwrap();
+    assert_eq!((sparse.len(), sparse.blocks()), (200 << 20, 0));
+    assert_eq!(fs::metadata(sandbox.path("out/index.html")).unwrap().mode() & 0o7777, 0o640);
+    assert_eq!(fs::read_link(sandbox.path("out/link")).unwrap().to_str(), Some("/etc/passwd"));
+    // Nothing that is there is written, and no link of the host is followed.
+    assert_eq!(sandbox.run("disk get disk.raw /srv/www/index.html out").status, 6);
+    std::os::unix::fs::symlink("elsewhere", sandbox.path("dangling")).unwrap();
+    assert_eq!(sandbox.run("disk get disk.raw /srv/www dangling").status, 6);
+    assert_eq!(sandbox.run("disk get disk.raw /etc/hostname dangling").status, 6);
+    assert!(!sandbox.path("elsewhere").exists());
+}
+
+#[test]
+fn two_disks_are_compared_file_by_file() {
+    let sandbox = disk();
+    fs::copy(sandbox.path("disk.raw"), sandbox.path("new.raw")).unwrap();
+    assert_eq!(sandbox.done("disk diff disk.raw new.raw"), "");
+    sandbox.file("same-size", "esab\n");
+    sandbox.done("disk put new.raw same-size /etc/hostname");
+    sandbox.done("disk rm new.raw /etc/fstab");
+    sandbox.done("disk mkdir new.raw /srv");
+    sandbox.done("disk chmod new.raw 0700 /usr");
+    insta::assert_snapshot!(sandbox.done("disk diff disk.raw new.raw"), @r"
+    - /etc/fstab
+    ~ /etc/hostname: time, contents
+    + /srv
+    ~ /usr: mode
+    ");
+    let all: Value = serde_json::from_str(&sandbox.done("disk diff --json --path /usr disk.raw new.raw")).unwrap();
+    assert_eq!(all, serde_json::json!([{"path": "/usr", "change": "changed", "what": ["mode"]}]));
+}
+
+#[test]
+fn room_is_what_other_programs_count() {
+    let sandbox = disk();
+    let room: Value = serde_json::from_str(&sandbox.done("disk df --json disk.raw")).unwrap();
+    let told = sandbox.tool("dumpe2fs").args(["-h", "fs"]).run();
+    let count =
+        |label: &str| -> u64 { told.lines().find_map(|line| line.strip_prefix(label)).unwrap().trim().parse().unwrap() };
+    let block = count("Block size:");
+    assert_eq!(room["free"], count("Free blocks:") * block);
+    assert_eq!(room["reserved"], count("Reserved block count:") * block);
+    assert_eq!((&room["size"], &room["free_inodes"]), (&(32 << 20).into(), &count("Free inodes:").into()));
+    assert!(sandbox.done("disk df disk.raw").starts_with("  SIZE"));
+}
+
+#[test]
+fn a_guest_with_selinux_gets_the_labels_of_its_policy() {
+    let sandbox = disk();
+    let policy = "/.* system_u:object_r:default_t:s0\n/etc(/.*)? system_u:object_r:etc_t:s0\n\
+                  /srv/www(/.*)? -- system_u:object_r:httpd_sys_content_t:s0\n/srv -d system_u:object_r:var_t:s0\n";
+    sandbox.file("policy", policy);
+    sandbox.file("config", "SELINUX=enforcing\nSELINUXTYPE=targeted\n");
+    sandbox.file("page", "x");
+    let contexts = "/etc/selinux/targeted/contexts/files/file_contexts";
+    sandbox.done("disk put disk.raw page /usr/sbin/load_policy");
+    sandbox.done(&format!("disk put disk.raw policy {contexts}"));
+    sandbox.done("disk put disk.raw config /etc/selinux/config");
+    let label = |path: &str| {
+        let hex = stat(&sandbox, path)["xattrs"]["security.selinux"].as_str().map(str::to_owned).unwrap_or_default();
+        let digits: Vec<u8> = hex.bytes().map(|digit| char::from(digit).to_digit(16).unwrap() as u8).collect();
+        String::from_utf8(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()).unwrap()
+    };
+    sandbox.done("disk put disk.raw page /srv/www/page");
+    sandbox.done("disk ln -s disk.raw page /srv/www/link");
+    assert_eq!(label("/srv/www/page"), "system_u:object_r:httpd_sys_content_t:s0\0");
+    assert_eq!(label("/srv"), "system_u:object_r:var_t:s0\0");
+    assert_eq!(label("/srv/www/link"), "system_u:object_r:default_t:s0\0");
+    // What was there keeps its label, and moves with it.
+    sandbox.done("disk mv disk.raw /srv/www/page /etc/page");
+    assert_eq!(label("/etc/page"), "system_u:object_r:httpd_sys_content_t:s0\0");
+    assert_eq!(sandbox.run("disk stat disk.raw /.autorelabel").status, 3);
+    // Without a rule, the guest is to label everything.
+    sandbox.file("policy", "/etc(/.*)? system_u:object_r:etc_t:s0\n");
+    sandbox.done(&format!("disk put disk.raw policy {contexts}"));
+    sandbox.done("disk put disk.raw page /srv/www/other");
+    assert_eq!(stat(&sandbox, "/.autorelabel")["size"], 0);
+    check(&sandbox, "32");
+}

@@ -5,7 +5,7 @@ mod ext4;
 
 use std::time::{Duration, Instant};
 
-use vmimg_tests::{fuzz, fuzz_server};
+use vmimg_tests::{fuzz, fuzz_client, fuzz_server};
 
 #[expect(clippy::disallowed_methods, reason = "who runs the tests says for how long")]
 fn number(name: &str) -> Option<u64> {
@@ -45,6 +45,19 @@ fn no_image_that_is_changed_is_a_panic_or_takes_long_or_much_memory() {
 #[test]
 fn no_image_that_is_checked_and_repaired_is_a_panic_or_takes_long_or_much_memory_or_gets_worse() {
     run("check", fuzz::check);
+}
+
+#[test]
+fn no_server_of_a_client_is_a_panic_or_takes_long_or_much_memory() {
+    let time = Duration::from_secs(number("VMIMG_FUZZ_SECONDS").unwrap_or(3));
+    let (begun, mut seed) = (Instant::now(), number("VMIMG_FUZZ_SEED").unwrap_or(1));
+    while begun.elapsed() < time {
+        let start = Instant::now();
+        let outcome = std::panic::catch_unwind(|| fuzz_client::talk(&fuzz_client::conversation(seed)));
+        assert!(outcome.is_ok() && start.elapsed() < Duration::from_secs(10), "conversation {seed}: {:?}", start.elapsed());
+        seed += 1;
+    }
+    assert_small();
 }
 
 #[test]

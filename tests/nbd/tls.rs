@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use vmimg_tests::sandbox::Sandbox;
 
 use crate::PROGRAM;
+use crate::peer::Peer;
 use crate::served::{Served, greeted};
 
 /// A sandbox with `disk.qcow2` and a folder `pki` with an authority, and what a server and a client need.
@@ -50,8 +51,37 @@ fn clients_with_a_certificate_of_the_authority_copy_and_others_are_refused() {
     let convert = ["convert", "--object", &object, "--image-opts", &options, "-O", "raw", "qemu.raw"];
     sandbox.tool("qemu-img").args(convert).run();
     assert!(fs::read(sandbox.path("qemu.raw")).unwrap() == other);
+    // Our own.
+    sandbox.done(&format!("image compare other.raw {}", uri("pki")));
+    sandbox.done(&format!("image convert -n -O raw disk.raw {}", uri("pki")));
+    sandbox.done(&format!("image convert -n -O raw other.raw {}", uri("pki")));
+    for (uri, why) in [
+        (uri("other"), "cannot be encrypted"),
+        (format!("nbd://localhost:{port}/"), "wants encryption"),
+        (format!("nbds://localhost:{port}/"), "`tls-certificates=FOLDER` is missing"),
+        (format!("{}&tls-hostname=elsewhere", uri("pki")), "cannot be encrypted"),
+        (format!("{}&tls-verify-peer=0", uri("pki")), "is not talked to"),
+    ] {
+        let outcome = sandbox.run(&format!("image info {uri}"));
+        assert!(outcome.status != 0 && outcome.stderr.contains(why), "{uri}: {outcome}");
+    }
     assert_eq!(served.stop(), (Some(0), String::new()));
     sandbox.tool("qemu-img").args(["compare", "other.raw", "disk.qcow2"]).run();
+}
+
+#[test]
+fn a_server_of_others_is_believed_when_its_certificate_is_right() {
+    let sandbox = disks();
+    let tls = format!("--tls=require --tls-certificates={}", sandbox.path("pki").display());
+    let peer = Peer::start(&sandbox, "nbdkit", &format!("-f -U SOCKET {tls} file disk.raw"));
+    let uri =
+        |folder: &str| format!("{}&tls-certificates={folder}", peer.uri.replace("nbd+unix:///", "nbds+unix://localhost/"));
+    sandbox.done(&format!("image compare disk.qcow2 {}", uri("pki")));
+    sandbox.done(&format!("image convert -n -O raw disk.qcow2 {}", uri("pki")));
+    assert!(sandbox.run(&format!("image info {}", uri("other"))).status != 0);
+    assert!(sandbox.run(&format!("image info {}", uri("pki").replace("localhost", "elsewhere"))).status != 0);
+    drop(peer);
+    sandbox.tool("qemu-img").args(["compare", "disk.raw", "disk.qcow2"]).run();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 pub mod disk;
 pub mod facts;
 pub mod fuzz;
+pub mod fuzz_client;
 pub mod fuzz_ext4;
 pub mod fuzz_server;
 pub mod host;

@@ -30,15 +30,13 @@ pub enum Address {
     Unix(Vec<u8>),
 }
 
-/// How a connection is encrypted.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+/// How a connection is encrypted; the server has to prove who it is.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct TlsSettings {
     /// The folder with `ca-cert.pem`, and with `client-cert.pem` and `client-key.pem` if the client says who it is.
     pub certificates: Option<PathBuf>,
     /// The name that the server's certificate must have, where it is not that of the host.
     pub hostname: Option<String>,
-    /// Whether the server must prove who it is.
-    pub verify_peer: bool,
 }
 
 /// Why a text is no address of an export.
@@ -82,17 +80,22 @@ impl Uri {
         }
         let parameters = Parameters::read(query, folder)?;
         let address = match (unix, parameters.socket) {
-            (true, Some(socket)) if authority.is_empty() => Address::Unix(socket),
+            (true, Some(socket)) if authority.is_empty() || tls => Address::Unix(socket),
             (true, Some(_)) => return Err("it names a host and a socket; three slashes come before the export".to_owned()),
             // Spec: "The query parameters MUST include a parameter called `socket`"
             (true, None) => return Err("the parameter `socket` is missing, as in `nbd+unix:///?socket=PATH`".to_owned()),
             (false, Some(_)) => return Err("`socket` belongs to `nbd+unix://`".to_owned()),
             (false, None) => host(authority)?,
         };
-        if !tls && parameters.tls != TlsSettings::default() {
+        let mut settings = parameters.tls;
+        if unix && tls && !authority.is_empty() && settings.hostname.is_none() {
+            // What the certificate has to say, as libnbd takes it.
+            settings.hostname = Some(authority.to_owned());
+        }
+        if !tls && settings != TlsSettings::default() {
             return Err("encryption begins with `nbds`".to_owned());
         }
-        Ok(Self { text: text.to_owned(), address, export, tls: tls.then_some(parameters.tls) })
+        Ok(Self { text: text.to_owned(), address, export, tls: tls.then_some(settings) })
     }
 
     /// Returns the address of the server.
@@ -126,12 +129,6 @@ impl fmt::Display for Uri {
     }
 }
 
-impl Default for TlsSettings {
-    fn default() -> Self {
-        Self { certificates: None, hostname: None, verify_peer: true }
-    }
-}
-
 /// What follows the question mark.
 #[derive(Default)]
 struct Parameters {
@@ -157,13 +154,8 @@ impl Parameters {
                 "socket" => found.socket = Some(folder.join(OsStr::from_bytes(&value)).into_os_string().into_encoded_bytes()),
                 "tls-certificates" => found.tls.certificates = Some(folder.join(OsStr::from_bytes(&value))),
                 "tls-hostname" => found.tls.hostname = Some(text()?),
-                "tls-verify-peer" => {
-                    found.tls.verify_peer = match value.as_slice() {
-                        b"1" | b"true" | b"on" => true,
-                        b"0" | b"false" | b"off" => false,
-                        _ => return Err("the parameter `tls-verify-peer` is 0 or 1".to_owned()),
-                    }
-                }
+                "tls-verify-peer" if value == b"1" => {}
+                "tls-verify-peer" => return Err("a server that does not prove who it is is not talked to".to_owned()),
                 "tls-type" if value == b"x509" => {}
                 "tls-type" | "tls-psk-file" | "tls-username" => {
                     return Err(format!("`{key}` is not supported: encryption is by certificates"));
@@ -254,9 +246,9 @@ mod tests {
             assert_eq!((uri.address(), uri.export(), uri.as_str()), (&address, export, text));
             assert!(uri.tls().is_none() && Uri::is_meant(text.as_bytes()));
         }
-        let tls = parse("nbds+unix:///?socket=s&tls-certificates=pki&tls-hostname=h&tls-verify-peer=0&tls-type=x509").unwrap();
+        let tls = parse("nbds+unix:///?socket=s&tls-certificates=pki&tls-hostname=h&tls-verify-peer=1&tls-type=x509").unwrap();
         let tls = tls.tls().unwrap();
-        assert_eq!((tls.certificates.as_deref(), tls.verify_peer), (Some(Path::new("/w/pki")), false));
+        assert_eq!(tls.certificates.as_deref(), Some(Path::new("/w/pki")));
         assert_eq!(tls.hostname.as_deref(), Some("h"));
     }
 
@@ -286,6 +278,7 @@ mod tests {
             "nbd+unix:///x?socket=a&socket=b",
             "nbds://h/?tls-type=psk",
             "nbds://h/?tls-verify-peer=maybe",
+            "nbds://h/?tls-verify-peer=0",
         ] {
             parse(text).unwrap_err();
         }

@@ -6,7 +6,7 @@
 //! connection  requests of many threads under way at a time
 //! reply       whether an answer is one to its request, and covers it
 //! handshake   what is agreed on before
-//! stream      bytes, with deadlines
+//! stream      bytes, with deadlines; tls encrypts them
 //! ```
 //!
 //! All that a server says is held to the rules. Whoever breaks one is not talked to any more, and every request that waits
@@ -19,6 +19,7 @@ mod handshake;
 mod pool;
 mod reply;
 mod stream;
+mod tls;
 
 pub use disk::{Access, NbdDisk};
 pub use stream::Patience;

@@ -6,6 +6,7 @@ use super::connection::Connection;
 use super::fault::Fault;
 use super::handshake::{Agreement, Handshake};
 use super::stream::{Patience, Receiver, Sender, Socket};
+use super::tls;
 use crate::block::ByteRange;
 use crate::nbd::Uri;
 use crate::nbd::wire::flag;
@@ -123,7 +124,11 @@ fn connect(uri: &Uri, first: Patience, then: Patience) -> Result<(Connection, Ag
     let mut handshake = Handshake::begin(&mut sender, &mut receiver, first)?;
     if uri.tls().is_some() {
         handshake.start_tls()?;
-        return Err(Fault::new(crate::block::ErrorKind::Unsupported, "encryption is not supported"));
+        let (fixed, no_zeroes) = (handshake.fixed, handshake.no_zeroes);
+        let (session, incoming) = tls::start(&socket, uri, first.until(0))?;
+        sender.encrypt(Arc::clone(&session));
+        receiver.encrypt(session, incoming)?;
+        handshake = Handshake { sender: &mut sender, receiver: &mut receiver, patience: first, fixed, no_zeroes };
     }
     let agreement = handshake.finish(uri.export())?;
     Ok((Connection::new(socket, agreement.style, then, (sender, receiver)), agreement))

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::fault::Fault;
+use super::tls::{self, Incoming, Session};
 use crate::block::{Error, ErrorKind};
 use crate::nbd::Address;
 
@@ -130,11 +131,26 @@ pub(super) struct Receiver {
     buffer: Box<[u8]>,
     /// The part of the buffer that holds bytes.
     held: std::ops::Range<usize>,
+    tls: Option<(Session, Incoming)>,
 }
 
 impl Receiver {
     pub(super) fn new(socket: Arc<Socket>) -> Self {
-        Self { socket, buffer: vec![0; BUFFER].into_boxed_slice(), held: 0..0 }
+        Self { socket, buffer: vec![0; BUFFER].into_boxed_slice(), held: 0..0, tls: None }
+    }
+
+    /// Lets all that follows be encrypted.
+    ///
+    /// # Errors
+    ///
+    /// When something came already that is not.
+    pub(super) fn encrypt(&mut self, session: Session, incoming: Incoming) -> Result<(), Fault> {
+        // Spec: "the client MUST NOT" use what was sent before encryption began
+        if !self.held.is_empty() {
+            return Err(Fault::lie("something is sent before encryption begins"));
+        }
+        self.tls = Some((session, incoming));
+        Ok(())
     }
 
     /// Fills `buf`.
@@ -183,7 +199,11 @@ impl Receiver {
     }
 
     fn receive(&mut self, buf: &mut [u8], until: Instant) -> Result<usize, Fault> {
-        match self.socket.receive_until(buf, until)? {
+        let received = match &mut self.tls {
+            Some((session, incoming)) => incoming.receive(session, &self.socket, buf, until)?,
+            None => self.socket.receive_until(buf, until)?,
+        };
+        match received {
             0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             // A server that sends byte by byte is not waited for longer than a silent one.
             len => in_time(until).map(|()| len).map_err(Fault::from),
@@ -195,16 +215,25 @@ impl Receiver {
 #[derive(Debug)]
 pub(super) struct Sender {
     socket: Arc<Socket>,
+    tls: Option<Session>,
 }
 
 impl Sender {
     pub(super) fn new(socket: Arc<Socket>) -> Self {
-        Self { socket }
+        Self { socket, tls: None }
+    }
+
+    /// Lets all that follows be encrypted.
+    pub(super) fn encrypt(&mut self, session: Session) {
+        self.tls = Some(session);
     }
 
     /// Sends `parts`, one behind the other.
     pub(super) fn send(&mut self, parts: &[&[u8]], until: Instant) -> Result<(), Fault> {
-        Ok(self.socket.send_until(parts, until)?)
+        Ok(match &self.tls {
+            Some(session) => tls::send(session, &self.socket, parts, until)?,
+            None => self.socket.send_until(parts, until)?,
+        })
     }
 }
 

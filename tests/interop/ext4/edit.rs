@@ -77,12 +77,12 @@ fn a_folder_grows_by_hundreds_of_names_and_shrinks_again() {
     for (shape, ..) in SHAPES {
         let image = Image::make(shape, None);
         let name = |number: usize| format!("/var/lib/many/some-rather-long-file-name-{number:04}");
-        image.apply((0..600).map(|at| write(&name(at), at.to_string().as_str(), Attributes::default())).collect()).unwrap();
+        image.apply((0..300).map(|at| write(&name(at), at.to_string().as_str(), Attributes::default())).collect()).unwrap();
         image.assert_clean();
-        image.apply((0..600).step_by(3).map(|at| Edit::Remove { path: path(&name(at)) }).collect()).unwrap();
+        image.apply((0..300).step_by(3).map(|at| Edit::Remove { path: path(&name(at)) }).collect()).unwrap();
         image.assert_clean();
         let ext4 = Ext4::open(image.disk()).unwrap();
-        assert_eq!(ext4.read_dir(&path("/var/lib/many")).unwrap().len(), 400, "{shape}");
+        assert_eq!(ext4.read_dir(&path("/var/lib/many")).unwrap().len(), 200, "{shape}");
         image.apply(vec![Edit::Remove { path: path("/var") }]).unwrap();
         image.assert_clean();
     }
@@ -91,24 +91,26 @@ fn a_folder_grows_by_hundreds_of_names_and_shrinks_again() {
 #[test]
 fn an_indexed_folder_of_e2fsck_takes_names_until_its_index_is_built_anew() {
     let hashes = ["legacy", "half_md4", "tea"].into_iter().cycle();
-    for ((shape, ..), hash) in
-        SHAPES.iter().filter(|(.., given)| !given.contains("^dir_index") && !given.contains("-b 65536")).zip(hashes)
+    for ((shape, ..), hash) in SHAPES
+        .iter()
+        .filter(|(.., given)| !given.contains("^dir_index") && !given.contains("-b 65536") && !given.contains("-b 16384"))
+        .zip(hashes)
     {
         let image = Image::make(shape, None);
         image.debugfs_write(&format!("ssv def_hash_version {hash}"));
         let name = |number: usize| format!("/big/{}-{number:05}-\u{e9}", "n".repeat(number % 90));
         let fill = |range: std::ops::Range<usize>| range.map(|at| write(&name(at), "", Attributes::default())).collect();
-        image.apply(fill(0..400)).unwrap();
+        image.apply(fill(0..200)).unwrap();
         image.index_folders();
         assert!(image.debugfs("htree_dump /big").contains("Root node dump"), "{shape}");
-        image.apply(fill(400..900)).unwrap();
+        image.apply(fill(200..450)).unwrap();
         image.assert_clean();
-        image.apply((0..900).step_by(2).map(|at| Edit::Remove { path: path(&name(at)) }).collect()).unwrap();
-        image.apply(fill(900..1000)).unwrap();
+        image.apply((0..450).step_by(2).map(|at| Edit::Remove { path: path(&name(at)) }).collect()).unwrap();
+        image.apply(fill(450..500)).unwrap();
         image.assert_clean();
         assert!(image.debugfs("stat /big").lines().any(|line| line.contains("Flags: 0x") && line.ends_with("1000")), "{shape}");
         let ext4 = Ext4::open(image.disk()).unwrap();
-        assert_eq!(ext4.read_dir(&path("/big")).unwrap().len(), 550, "{shape}, {hash}");
+        assert_eq!(ext4.read_dir(&path("/big")).unwrap().len(), 275, "{shape}, {hash}");
     }
 }
 
@@ -136,14 +138,14 @@ fn a_block_map_reaches_into_its_double_and_triple_indirect_blocks() {
         let image = Image::with(40 << 20, arguments, None);
         let free = image.debugfs("show_super_stats -h");
         let mut source = MemoryDisk::default();
-        source.resize(200_000_000).unwrap();
+        source.resize(70_000_000).unwrap();
         let mut source = Staged::new(source);
-        let all = imgcore::block::ByteRange::new(0, 200_000_000).unwrap();
+        let all = imgcore::block::ByteRange::new(0, 70_000_000).unwrap();
         source.write_zeroes_at(all, imgcore::block::Hole::Allow).unwrap();
-        for at in [0, 11_000, 13_000, 300_000, 70_000_000, 199_999_000] {
+        for at in [0, 11_000, 13_000, 300_000, 68_000_000, 69_999_000] {
             source.write_all_at(&pattern(1000), at).unwrap();
         }
-        let dense = pattern(9_000_000);
+        let dense = pattern(2_000_000);
         let edits = vec![
             write("/sparse", Content::Disk(Arc::new(source)), Attributes::default()),
             write("/dense", dense.clone(), Attributes::default()),
@@ -154,7 +156,7 @@ fn a_block_map_reaches_into_its_double_and_triple_indirect_blocks() {
         image.debugfs(&format!("dump /dense {}", copy.display()));
         assert!(std::fs::read(&copy).unwrap() == dense, "{arguments}");
         image.debugfs(&format!("dump /sparse {}", copy.display()));
-        assert!(std::fs::read(&copy).unwrap()[70_000_000..70_001_000] == pattern(1000), "{arguments}");
+        assert!(std::fs::read(&copy).unwrap()[68_000_000..68_001_000] == pattern(1000), "{arguments}");
         image.apply(vec![Edit::Remove { path: path("/dense") }, Edit::Remove { path: path("/sparse") }]).unwrap();
         image.assert_clean();
         let counts = |text: &str| text.lines().find(|line| line.starts_with("Free blocks")).unwrap().to_owned();

@@ -7,6 +7,7 @@ mod inline;
 mod journal;
 mod links;
 mod model;
+mod random;
 mod read;
 
 use std::path::{Path, PathBuf};

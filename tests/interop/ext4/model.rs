@@ -15,7 +15,7 @@ pub(super) enum Node {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Write(String, usize, u8),
     Mkdir(String, u32),
     Link(String, usize),
@@ -40,7 +40,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Does to the model what the step says; returns `None` when the step must fail.
-fn model(tree: &mut BTreeMap<String, Node>, step: &Step) -> Option<Edit> {
+pub(super) fn model(tree: &mut BTreeMap<String, Node>, step: &Step) -> Option<Edit> {
     let (Step::Write(name, ..) | Step::Mkdir(name, _) | Step::Link(name, _) | Step::Remove(name) | Step::Chmod(name, _)) = step;
     let parents: Vec<&str> = name.match_indices('/').skip(1).map(|(at, _)| &name[..at]).collect();
     // A dangling link or a file on the way.

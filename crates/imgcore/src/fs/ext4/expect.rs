@@ -44,13 +44,14 @@ impl Wanted {
 /// Returns what `plan` leaves, by final path: later edits win, and a removed folder takes what was in it.
 pub(super) fn expectations<D: BlockRead>(volume: &Volume<D>, plan: &EditPlan) -> Result<Vec<Expected>, Error> {
     let mut all: BTreeMap<GuestPath, Expected> = BTreeMap::new();
+    let undone = undone(plan);
     for (order, edit) in plan.edits.iter().enumerate() {
         let follow =
             matches!(edit, Edit::Write { .. } | Edit::Append { .. } | Edit::AppendLine { .. } | Edit::CreateDir { .. });
         let path = canonical(volume, edit.path(), follow)?;
         if matches!(edit, Edit::Remove { .. }) {
             // What a later step takes away with a folder above is that step's to check.
-            if is_undone(plan, order, edit.path()) {
+            if is_undone(&undone, order, edit.path()) {
                 continue;
             }
             all.retain(|old, _| old.strip_prefix(&path).is_none());
@@ -69,7 +70,7 @@ pub(super) fn expectations<D: BlockRead>(volume: &Volume<D>, plan: &EditPlan) ->
             rename(&mut all, order, from, &path);
             continue;
         }
-        if is_undone(plan, order, edit.path()) {
+        if is_undone(&undone, order, edit.path()) {
             continue;
         }
         if let Some(from) = source {
@@ -102,16 +103,32 @@ fn rename(all: &mut BTreeMap<GuestPath, Expected>, order: usize, from: &GuestPat
     all.entry(to.clone()).or_insert_with(|| Expected { path: to.clone(), order, wanted: Wanted::new(None) });
 }
 
+/// Returns the last step that removes or replaces each path.
+fn undone(plan: &EditPlan) -> BTreeMap<&GuestPath, usize> {
+    let mut last = BTreeMap::new();
+    for (order, edit) in plan.edits.iter().enumerate() {
+        match edit {
+            Edit::Remove { path }
+            | Edit::Symlink { path, .. }
+            | Edit::HardLink { path, .. }
+            | Edit::MakeNode { path, .. }
+            | Edit::Rename { path, .. } => last.insert(path, order),
+            _ => None,
+        };
+    }
+    last
+}
+
 /// Returns whether a later step removes or replaces `path` or a folder above it.
-fn is_undone(plan: &EditPlan, order: usize, path: &GuestPath) -> bool {
-    plan.edits.iter().skip(order).skip(1).any(|later| match later {
-        Edit::Remove { path: new }
-        | Edit::Symlink { path: new, .. }
-        | Edit::HardLink { path: new, .. }
-        | Edit::MakeNode { path: new, .. }
-        | Edit::Rename { path: new, .. } => path.strip_prefix(new).is_some(),
-        _ => false,
-    })
+fn is_undone(undone: &BTreeMap<&GuestPath, usize>, order: usize, path: &GuestPath) -> bool {
+    let mut at = Some(path.clone()).filter(|_| !undone.is_empty());
+    while let Some(path) = at {
+        if undone.get(&path).is_some_and(|later| *later > order) {
+            return true;
+        }
+        at = path.parent();
+    }
+    false
 }
 
 /// Returns what is expected after `edit` where `old` was before.

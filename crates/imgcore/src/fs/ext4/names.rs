@@ -39,12 +39,20 @@ pub(super) struct FolderNames {
     room: Vec<usize>,
     /// Where the last name went.
     last: usize,
+    /// Bytes of memory that the names take, about.
+    size: usize,
 }
 
 impl FolderNames {
     /// Notes the name of a record of `block`; of several that are the same the first counts.
     pub(super) fn add(&mut self, name: &[u8], block: u64) {
         self.names.entry(name.into()).or_insert(block);
+        self.size = self.size.saturating_add(name.len()).saturating_add(EACH);
+    }
+
+    /// Returns whether they are too many to be kept.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.size > MOST
     }
 
     /// Returns the block of a name.
@@ -94,10 +102,6 @@ impl FolderNames {
         let at = self.blocks.binary_search_by_key(&index, |(logical, _)| *logical).ok()?;
         self.blocks.get(at).map(|(_, block)| *block)
     }
-
-    fn size(&self) -> usize {
-        self.names.keys().map(|name| name.len().saturating_add(EACH)).sum()
-    }
 }
 
 impl Folders {
@@ -129,7 +133,7 @@ impl Folders {
     /// Keeps what was read of a folder, in the place of all others when that is much.
     pub(super) fn keep(&self, folder: u32, names: FolderNames) {
         let mut known = self.known();
-        let size = names.size();
+        let size = names.size;
         known.size = known.size.saturating_add(size);
         if known.size > MOST {
             known.folders.clear();
@@ -144,7 +148,7 @@ impl Folders {
     pub(super) fn forget(&self, folder: u32) {
         let mut known = self.known();
         if let Some(State::Read(names)) = known.folders.remove(&folder) {
-            known.size = known.size.saturating_sub(names.size());
+            known.size = known.size.saturating_sub(names.size);
         }
     }
 }

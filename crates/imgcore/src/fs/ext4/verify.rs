@@ -10,18 +10,19 @@ use super::journal::replay;
 use super::node::node_of;
 use super::own;
 use super::resolve::resolve;
-use super::view::{Stored, Verdict, View};
+use super::view::{Listing, Stored, Verdict, View, compare_listed};
 use super::volume::{Volume, has_tree};
 use super::xattr::{read_value, read_xattrs, split_name};
 use crate::block::{BlockRead, Staged};
-use crate::fs::{EditPlan, Error, GuestPath};
+use crate::fs::{EditPlan, Error, FileKind, GuestPath};
 
 /// Checks that `disk`, a file system, is sound where `plan` changed it, and holds what `plan` says.
 ///
 /// The groups of the planned files: bitmaps, descriptors and superblock agree, checksums are right, the blocks of the planned
 /// files are in use and of one file each. Then `ext4-view`, another reader, opens the file system, and type, contents, mode,
 /// owner, link text or absence of each planned path are compared, by this module's reader where that one does not know the file
-/// system (inodes of 128 bytes, block maps, the `legacy` hash, some features); times and extended attributes are read by this module. Paths
+/// system (inodes of 128 bytes, block maps, the `legacy` hash, some features); times and extended attributes, and the contents of more than 64
+/// files in one folder, are read by this module. Paths
 /// are those of the final state. The cost follows the plan, not the disk.
 ///
 /// # Errors
@@ -58,6 +59,10 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
     }
     check_groups(&volume, &groups, &runs)?;
     let block_size = u64::from(volume.layout().block_size);
+    let listings = match &view {
+        Some(view) => list_large(disk, &volume, view, &found)?,
+        None => BTreeMap::new(),
+    };
     for (expected, inode, extents) in found {
         // Of several names of one file, the last edit counts.
         let stale = inode.as_ref().is_some_and(|inode| latest.get(&inode.number) > Some(&expected.order));
@@ -67,7 +72,12 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
             let view = view.as_ref().filter(|_| !volume.layout().unsigned_hash || expected.path.as_str().is_ascii());
             // It takes a hole in a block map for block 0.
             let view = view.filter(|_| extents.is_empty() || inode.as_ref().is_none_or(|inode| inode.has_flag(EXTENTS_FLAG)));
-            let verdict = view.map(|view| view.compare(disk, expected, &at)).transpose()?;
+            let listing = expected.path.parent().and_then(|folder| listings.get(&folder));
+            let verdict = match (view, listing) {
+                (None, _) => None,
+                (Some(_), Some(listing)) => compare_listed(listing, expected).map(|()| None)?,
+                (Some(view), None) => Some(view.compare(disk, expected, &at)?),
+            };
             if verdict != Some(Verdict::Same) {
                 own::compare(&volume, &expected.path, inode.as_ref(), &extents, &expected.wanted)?;
             }
@@ -77,6 +87,40 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// What the plan leaves at a path, what is there, and where its contents are.
+type Found<'a> = (&'a Expected, Option<Inode>, Vec<FileExtent>);
+
+/// Has the other reader list the folders in which the plan concerns many names: finding each by its path would read the folder's
+/// blocks as often.
+fn list_large<D: BlockRead>(
+    disk: &dyn BlockRead,
+    volume: &Volume<D>,
+    view: &View,
+    found: &[Found<'_>],
+) -> Result<BTreeMap<GuestPath, Listing>, Error> {
+    let mut folders: BTreeMap<GuestPath, (BTreeSet<Vec<u8>>, BTreeSet<u64>)> = BTreeMap::new();
+    for (expected, inode, _) in found {
+        let (Some(folder), Some(name)) = (expected.path.parent(), expected.path.name()) else { continue };
+        let (names, blocks) = folders.entry(folder).or_default();
+        names.insert(name.as_bytes().to_vec());
+        if let Some(inode) = inode {
+            blocks.insert(volume.inode_place(inode.number)?.0);
+        }
+    }
+    let mut listings = BTreeMap::new();
+    for (path, (names, mut blocks)) in folders.into_iter().filter(|(_, (names, _))| names.len() > MANY) {
+        let Ok(Some(folder)) = resolve(volume, &path, true).map(|place| place.found) else { continue };
+        if folder.kind()? == FileKind::Directory && has_tree(&folder, FileKind::Directory) {
+            blocks.extend(volume.folder_blocks(&folder)?.into_iter().map(|(_, block)| block));
+        }
+        let size = u64::from(volume.layout().block_size);
+        if let Some(listing) = view.list(disk, &path, &names, (&blocks, size))? {
+            listings.insert(path, listing);
+        }
+    }
+    Ok(listings)
 }
 
 /// Checks that the superblock's free counts are the sums of the groups'.
@@ -168,6 +212,9 @@ fn compare_rest<D: BlockRead>(volume: &Volume<D>, inode: &Inode, expected: &Expe
     }
     Ok(())
 }
+
+/// Names in one folder from which on the other reader lists it: contents are then compared by this module's reader.
+const MANY: usize = 64;
 
 /// Returns the error for a path that is not as planned.
 pub(super) fn differs(path: &GuestPath, difference: impl Into<String>) -> Error {

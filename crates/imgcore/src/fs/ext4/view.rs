@@ -171,6 +171,36 @@ impl View {
         Ok(Verdict::Same)
     }
 
+    /// Returns what `folder` says of these names: nothing where it does not have one. `near` are blocks, of `block_size` bytes,
+    /// that it is likely to read for that.
+    pub(super) fn list(
+        &self,
+        disk: &dyn BlockRead,
+        folder: &GuestPath,
+        names: &BTreeSet<Vec<u8>>,
+        (near, block_size): (&BTreeSet<u64>, u64),
+    ) -> Result<Option<Listing>, Error> {
+        self.pages.prune();
+        for block in near {
+            let from = block.saturating_mul(block_size);
+            self.pages.fetch(disk, from, from.saturating_add(block_size).saturating_add(READ_AHEAD))?;
+        }
+        let listed = self.pages.retry(disk, || {
+            let mut listing = Listing::new();
+            for entry in self.ext4.read_dir(folder.as_str())? {
+                let entry = entry?;
+                let name = entry.file_name();
+                let name: &[u8] = name.as_ref();
+                if names.contains(name) {
+                    listing.insert(name.to_vec(), entry.metadata()?);
+                }
+            }
+            Ok(listing)
+        })?;
+        // What it does not know is compared one by one, which says more.
+        Ok(listed.ok())
+    }
+
     fn compare_content(&self, disk: &dyn BlockRead, at: &Stored<'_>, content: &Content) -> Result<(), Error> {
         let path = at.path;
         let failed = |error: Ext4Error| differs(path, error.to_string());
@@ -220,6 +250,32 @@ impl View {
         Ok(())
     }
 }
+
+/// Compares type, owner, mode and size of what is expected in a folder with what the other reader listed there.
+pub(super) fn compare_listed(listing: &Listing, expected: &Expected) -> Result<(), Error> {
+    let path = &expected.path;
+    let metadata = path.name().and_then(|name| listing.get(name.as_bytes()));
+    match (metadata, &expected.wanted) {
+        (None, Wanted::Absent) => Ok(()),
+        (Some(_), Wanted::Absent) => Err(differs(path, "it is still there")),
+        (None, Wanted::Present { .. }) => Err(differs(path, "it is not there")),
+        (Some(metadata), Wanted::Present { kind, content, attributes, .. }) => {
+            let found = kind_of(metadata.file_type());
+            if kind.is_some_and(|kind| kind != found) {
+                return Err(differs(path, format!("it is a {found:?}")));
+            }
+            if let Some(content) = content
+                && metadata.len() != content.len()
+            {
+                return Err(differs(path, format!("it has {} bytes, not {}", metadata.len(), content.len())));
+            }
+            compare_owner(path, metadata, attributes)
+        }
+    }
+}
+
+/// What the other reader says of names in a folder.
+pub(super) type Listing = BTreeMap<Vec<u8>, ext4_view::Metadata>;
 
 /// What a comparison says when nothing differs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

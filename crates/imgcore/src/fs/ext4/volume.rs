@@ -219,6 +219,9 @@ impl<D: BlockRead> Volume<D> {
             for record in records.iter().filter(|record| record.inode != 0) {
                 names.add(record.name, block);
             }
+            if names.is_too_large() {
+                return Ok(false);
+            }
         }
         self.folders.keep(folder.number, names);
         Ok(self.folders.ask(folder.number) == Asked::Known)

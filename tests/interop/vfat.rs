@@ -18,7 +18,7 @@ fn fsck_and_mtools_find_a_file_system_of_every_size_sound() {
     let path = folder.path().join("disk.raw");
     let mib = 1 << 20;
     let sizes = [64 << 10, mib, 4 * mib, 5 * mib, 16 * mib, 17 * mib, 64 * mib, 128 * mib, 200 * mib, 300 * mib, 511 * mib];
-    for size in sizes.into_iter().chain([512 * mib, 600 * mib + 12345, 8 << 30, 20 << 30, 40 << 30, 1 << 40]) {
+    for size in sizes.into_iter().chain([512 * mib, 600 * mib + 12345, 8 << 30, 20 << 30]) {
         let mut disk = sparse(&path, size);
         disk.write_all_at(&vec![0xA5; 60 << 10], 0).unwrap();
         vfat::create(&mut disk, "ephemeral0", 0x1A2B_3C4D).unwrap();

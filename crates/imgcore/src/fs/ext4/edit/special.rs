@@ -7,6 +7,9 @@ use crate::fs::ext4::checksum::crc32c;
 use crate::fs::ext4::create::journal;
 use crate::fs::ext4::error::{corrupt, refused};
 use crate::fs::ext4::extent::FileExtent;
+use crate::fs::ext4::feature::RESIZE_INODE;
+use crate::fs::ext4::grow::{RESIZE_INODE_NUMBER, double_block, set_meta_bg};
+use crate::fs::ext4::inode::Inode;
 use crate::fs::{Error, FileKind};
 
 impl<D: BlockWrite> Editor<D> {
@@ -92,6 +95,23 @@ impl<D: BlockWrite> Editor<D> {
         inode.set_sectors(blocks.saturating_mul(u64::from(layout.block_size / 512)));
         self.save(&inode)
     }
+
+    /// Lets descriptors from block `first` of their table on lie in the groups that they describe; those before it have the
+    /// blocks that were reserved for them, and inode 7 holds none any more.
+    pub(in crate::fs::ext4) fn turn_to_meta_bg(&mut self, first: u32) -> Result<(), Error> {
+        if self.volume.raw.has_compat(RESIZE_INODE) {
+            let inode = self.volume.inode(RESIZE_INODE_NUMBER)?;
+            if let Some(double) = double_block(&inode) {
+                self.free((double, 1))?;
+            }
+            let mut empty = Inode::new(RESIZE_INODE_NUMBER, self.volume.layout(), 0);
+            empty.extra.i_extra_isize.set(0);
+            self.save(&empty)?;
+        }
+        set_meta_bg(&mut self.volume.raw, first);
+        self.changed = true;
+        Ok(())
+    }
 }
 
 /// Writes the number of a block as entry `index` of a block of such numbers.
@@ -105,8 +125,6 @@ fn put(bytes: &mut [u8], index: u64, block: u64) -> Result<(), Error> {
 
 /// Spec: "Special inodes": 8, "Journal inode".
 const JOURNAL_INODE: u32 = 8;
-/// Spec: "Special inodes": 7, "Reserved group descriptors inode".
-const RESIZE_INODE_NUMBER: u32 = 7;
 /// Where the number of the double-indirect block is in an inode's `i_block`, in bytes.
 const DOUBLE_INDIRECT: usize = 13 * 4;
 /// Spec: "ob_magic: Magic number, 0x0b10ca04".

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! What lies in use stays where it is. A new group holds its own bitmaps and inode table, behind a copy of the superblock and
-//! the descriptors where its number asks for one. More descriptors take the first of the blocks that were reserved for them.
+//! the descriptors where its number asks for one. More descriptors take the first of the blocks that were reserved for them; where
+//! too few are, the feature `meta_bg` puts all further ones into the groups that they describe, as the kernel does.
 
 mod groups;
 mod plan;
@@ -14,7 +15,9 @@ mod reserved;
 
 use self::groups::{LastGroup, NewGroup};
 use self::plan::Plan;
+pub(super) use self::plan::set_meta_bg;
 use self::reserved::ReservedBlocks;
+pub(super) use self::reserved::{RESIZE_INODE_NUMBER, double_block};
 use super::Timestamp;
 use super::edit::Editor;
 use super::error::{corrupt, refused};
@@ -42,7 +45,7 @@ pub struct Growth {
 ///
 /// # Errors
 ///
-/// [`Error::Refused`] names the feature or state in the way, or says that no more space is reserved for group descriptors;
+/// [`Error::Refused`] names the feature or state in the way;
 /// [`Error::Corrupt`] when a structure that must change breaks a rule. Nothing has been written then.
 pub fn grow<D: BlockWrite>(disk: D) -> Result<Growth, Error> {
     let size = disk.size();
@@ -64,13 +67,20 @@ pub fn grow_to<D: BlockWrite>(mut disk: D, size: u64) -> Result<Growth, Error> {
     if size > disk.size() {
         return Err(refused(format!("cannot have {size} bytes: its place has {}", disk.size())));
     }
-    let Some(Plan { mut raw, layout }) = Plan::make(&volume, size)? else {
+    let Some(Plan { mut raw, layout, first_meta_bg }) = Plan::make(&volume, size)? else {
         if size < bytes(&old) {
             let why = "what lies behind the new end would have to move, which is not supported";
             return Err(refused(format!("has {} bytes and is not made smaller: {why}", bytes(&old))));
         }
         return Ok(Growth { old_size: bytes(&old), new_size: bytes(&old) });
     };
+    if let Some(first) = first_meta_bg {
+        drop(volume);
+        let mut editor = Editor::open(&mut disk, now)?;
+        editor.turn_to_meta_bg(first)?;
+        editor.finish()?;
+        return grow_to(disk, size);
+    }
     let reserved = ReservedBlocks::read(&volume, &layout)?;
     let last = LastGroup::read(&volume, &layout)?;
     let added = (old.groups..layout.groups).map(|number| NewGroup::make(number, &layout));
@@ -117,6 +127,9 @@ fn count(raw: &mut RawSuperblock, layout: &Layout, last: Option<&LastGroup>, add
 }
 
 /// Writes the superblock and the descriptors into every group that has a copy, the primary last.
+///
+/// Spec: "Meta Block Groups": a block of descriptors that lies in the groups that it describes is in the first, the second and the
+/// last of them.
 pub(super) fn write_copies<D: BlockWrite>(
     disk: &mut D,
     raw: &mut RawSuperblock,
@@ -126,15 +139,29 @@ pub(super) fn write_copies<D: BlockWrite>(
     let block = layout.block_bytes();
     let mut table: Vec<u8> = (0..).zip(groups).flat_map(|(number, group)| group.encode(number, layout)).collect();
     table.resize(usize::try_from(layout.descriptor_blocks()).unwrap_or(usize::MAX).saturating_mul(block), 0);
+    let per_block = layout.descriptors_per_block();
+    let shared = layout.first_meta_bg.unwrap_or(u32::MAX).min(layout.descriptor_blocks());
+    let (shared_table, own) = table.split_at(usize::try_from(shared).unwrap_or(usize::MAX).saturating_mul(block));
+    let is_shared = |group: u32| layout.first_meta_bg.is_none_or(|first| group < first.saturating_mul(per_block));
     for number in (1..layout.groups).filter(|number| layout.has_superblock(*number)) {
         // Spec: "s_block_group_nr: Block group number of this superblock."
         raw.s_block_group_nr.set(halves16(number).0);
         let mut copy = raw.encode().to_vec();
         copy.resize(block, 0);
-        copy.extend_from_slice(&table);
+        if is_shared(number) {
+            copy.extend_from_slice(shared_table);
+        }
         disk.write_all_at(&copy, layout.group_start(number).saturating_mul(u64::from(layout.block_size)))?;
     }
+    for (index, bytes) in (shared..).zip(own.chunks_exact(block)) {
+        let first = index.saturating_mul(per_block);
+        let copies = [first, first.saturating_add(1), first.saturating_add(per_block).saturating_sub(1)];
+        for group in copies.into_iter().filter(|group| *group < layout.groups) {
+            let place = layout.group_start(group).saturating_add(u64::from(layout.has_superblock(group)));
+            disk.write_all_at(bytes, place.saturating_mul(u64::from(layout.block_size)))?;
+        }
+    }
     raw.s_block_group_nr.set(0);
-    disk.write_all_at(&table, layout.descriptors_offset(0))?;
+    disk.write_all_at(shared_table, layout.descriptors_offset(0))?;
     Ok(disk.write_all_at(&raw.encode(), SUPERBLOCK_OFFSET)?)
 }

@@ -13,6 +13,8 @@ pub(super) struct Plan {
     pub(super) raw: RawSuperblock,
     /// The geometry that it states.
     pub(super) layout: Layout,
+    /// From this block of descriptors on, each lies in the groups that it describes, where that is not so yet.
+    pub(super) first_meta_bg: Option<u32>,
 }
 
 impl Plan {
@@ -20,27 +22,25 @@ impl Plan {
     pub(super) fn make<D: BlockRead>(volume: &Volume<D>, size: u64) -> Result<Option<Self>, Error> {
         let (mut raw, old) = (volume.raw, volume.layout());
         let Some((blocks, groups)) = target(&raw, old, size) else { return Ok(None) };
-        if raw.has_incompat(META_BG) {
-            return Err(refused("has the feature `meta_bg`, with which growing it is not supported"));
-        }
         if raw.has_compat(SPARSE_SUPER2) {
             return Err(refused("has the feature `sparse_super2`, with which growing it is not supported"));
         }
-        let bytes = u64::from(groups).saturating_mul(u64::from(old.desc_size));
-        let more = bytes.div_ceil(u64::from(old.block_size)).saturating_sub(u64::from(old.descriptor_blocks()));
-        let reserved = if raw.has_compat(RESIZE_INODE) { old.reserved_gdt_blocks } else { 0 };
-        let left = u16::try_from(more).ok().and_then(|more| reserved.checked_sub(more)).ok_or_else(|| {
-            let needed = format!("{more} more blocks of group descriptors are needed, and {reserved} are reserved for them");
-            refused(format!("cannot be grown to {blocks} blocks: {needed}"))
-        })?;
-        if more > 0 {
+        let needed = groups.div_ceil(old.descriptors_per_block());
+        let first_meta_bg = (needed > room(&raw, old)).then(|| room(&raw, old));
+        let more = needed.saturating_sub(old.descriptor_blocks());
+        if old.first_meta_bg.is_none() && first_meta_bg.is_none() {
+            // That many are reserved.
+            let left = old.reserved_gdt_blocks.saturating_sub(u16::try_from(more).unwrap_or(u16::MAX));
             raw.s_reserved_gdt_blocks.set(left);
+        }
+        if let Some(first) = first_meta_bg {
+            set_meta_bg(&mut raw, first);
         }
         set_blocks(&mut raw, old.blocks_count, blocks)?;
         // The target has no more inodes than their number can be stored.
         raw.s_inodes_count.set(old.inodes_per_group.saturating_mul(groups));
         let layout = Layout::decode(&raw, size)?;
-        Ok(Some(Self { raw, layout }))
+        Ok(Some(Self { raw, layout, first_meta_bg }))
     }
 }
 
@@ -56,12 +56,35 @@ fn target(raw: &RawSuperblock, old: &Layout, size: u64) -> Option<(u64, u32)> {
     let rest = blocks.checked_sub(first)?.checked_rem(per_group)?;
     let last = u32::try_from(blocks.saturating_sub(first).checked_div(per_group)?).ok()?;
     // Descriptors and what is reserved for more of them take the same space together, however it is divided.
-    let used = old.overhead_before_bitmaps(last).saturating_add(u64::from(old.inode_table_blocks())).saturating_add(2);
+    let mut after = *old;
+    if last.checked_div(old.descriptors_per_block())? >= room(raw, old) {
+        (after.first_meta_bg, after.reserved_gdt_blocks) = (Some(room(raw, old)), 0);
+    }
+    let used = after.overhead_before_bitmaps(last).saturating_add(u64::from(old.inode_table_blocks())).saturating_add(2);
     if last >= old.groups && rest < used.saturating_add(WORTH) {
         blocks = blocks.saturating_sub(rest);
     }
     let groups = u32::try_from(blocks.saturating_sub(first).div_ceil(per_group)).ok()?;
     (blocks > old.blocks_count).then_some((blocks, groups))
+}
+
+/// Returns how many blocks of descriptors fit at the start of the file system: with `meta_bg` any number.
+fn room(raw: &RawSuperblock, layout: &Layout) -> u32 {
+    let reserved = if raw.has_compat(RESIZE_INODE) { layout.reserved_gdt_blocks } else { 0 };
+    match layout.first_meta_bg {
+        Some(_) => u32::MAX,
+        None => layout.descriptor_blocks().saturating_add(u32::from(reserved)),
+    }
+}
+
+/// Puts the blocks of descriptors from `first` on into the groups that they describe.
+///
+/// Spec: "Meta Block Groups": the feature takes the place of `resize_inode`.
+pub(in crate::fs::ext4) fn set_meta_bg(raw: &mut RawSuperblock, first: u32) {
+    raw.s_feature_compat.set(raw.s_feature_compat.get() & !RESIZE_INODE);
+    raw.s_feature_incompat.set(raw.s_feature_incompat.get() | META_BG);
+    raw.s_first_meta_bg.set(first);
+    raw.s_reserved_gdt_blocks.set(0);
 }
 
 /// Stores the number of blocks, and keeps the share that is reserved for root.

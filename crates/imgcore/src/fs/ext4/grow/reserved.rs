@@ -108,7 +108,7 @@ fn entries<D: BlockRead>(
 }
 
 /// Returns the number of the double-indirect block, when there is one and nothing else.
-fn double_block(inode: &Inode) -> Option<u64> {
+pub(in crate::fs::ext4) fn double_block(inode: &Inode) -> Option<u64> {
     let mut found = None;
     for (index, entry) in inode.raw.i_block.chunks_exact(4).enumerate() {
         let block = u32::from_le_bytes(entry.try_into().ok()?);
@@ -127,6 +127,6 @@ fn entry_mut(bytes: &mut [u8], index: u64) -> Option<&mut [u8; 4]> {
 }
 
 /// Spec: "Special inodes": 7, "Reserved group descriptors inode".
-const RESIZE_INODE_NUMBER: u32 = 7;
+pub(in crate::fs::ext4) const RESIZE_INODE_NUMBER: u32 = 7;
 /// Spec: "Direct/Indirect Block Addressing": `i.i_block[13]`, "double indirect block".
 const DOUBLE_INDIRECT: usize = 13;

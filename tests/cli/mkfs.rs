@@ -105,3 +105,30 @@ fn a_file_system_gets_the_size_that_is_asked_for() {
     hint: nothing was changed
     ");
 }
+
+#[test]
+fn a_folder_becomes_a_file_system() {
+    let sandbox = sandbox();
+    sandbox.file("tree/etc/hostname", "web1\n");
+    sandbox.file("tree/big", vec![7; 3 << 20]);
+    sandbox.tool("ln").args(["tree/big", "tree/etc/other name"]).run();
+    sandbox.tool("ln").args(["-s", "../etc/hostname", "tree/etc/link"]).run();
+    sandbox.tool("mkfifo").args(["tree/pipe"]).run();
+    sandbox.tool("chmod").args(["0750", "tree/etc"]).run();
+    sandbox.tool("touch").args(["-d", "@1700000000", "tree/etc", "tree/big", "tree"]).run();
+    sandbox.done("disk mkfs --from tree ext4 disk.raw 64M");
+    sandbox.tool("e2fsck").args(["-fn", "disk.raw"]).run();
+    sandbox.tool("mkdir").args(["out"]).run();
+    sandbox.tool("debugfs").args(["-R", "rdump / out", "disk.raw"]).run();
+    sandbox.tool("rm").args(["-r", "out/lost+found"]).run();
+    for name in ["big", "etc/hostname", "etc/other name"] {
+        let bytes = |root: &str| fs::read(sandbox.path(root).join(name)).unwrap();
+        assert!(bytes("tree") == bytes("out"), "{name}");
+    }
+    let said = |path: &str| sandbox.tool("debugfs").args(["-R", &format!("stat \"{path}\""), "disk.raw"]).run();
+    assert!(said("/etc").contains("Mode:  0750") && said("/etc").contains("mtime: 0x6553f100"), "{}", said("/etc"));
+    assert!(
+        said("/big").contains("Links: 2") && said("/pipe").contains("FIFO") && said("/etc/link").contains("../etc/hostname")
+    );
+    assert!(said("/").contains("mtime: 0x6553f100"), "{}", said("/"));
+}

@@ -1,11 +1,12 @@
 //! `vmimg disk mkfs`: a file system or swap space, on a new image or on one that is there.
 
 mod ext;
+mod tree;
 
 use std::path::{Path, PathBuf};
 
 use imgcore::block::{BlockWrite, MemoryDisk, Resize, Staged};
-use imgcore::fs::ext4::{self, Kind};
+use imgcore::fs::ext4::{self, Editor, Kind};
 use imgcore::fs::{swap, vfat};
 use imgcore::image::{self, ConvertOptions, Format, NewDisk};
 use imgcore::partition::Table;
@@ -34,6 +35,7 @@ Examples:
   vmimg disk mkfs -f qcow2 -L ephemeral0 ext4 data.qcow2 20G
   vmimg disk mkfs swap swap.raw 2G
   vmimg disk mkfs -f qcow2 -L ephemeral1 vfat more.qcow2 10G
+  vmimg disk mkfs --from site ext4 site.raw 100M
   vmimg disk mkfs --partition 2 -m 1 -O ^has_journal ext4 web1.qcow2")]
 pub(super) struct Args {
     /// The image's format; for a new one raw, otherwise it is guessed
@@ -51,6 +53,9 @@ pub(super) struct Args {
     /// The UUID, of which vfat takes 8 digits; a random one otherwise
     #[arg(short = 'U', long, value_name = "UUID")]
     uuid: Option<Uuid>,
+    /// Fill an ext file system with what is in this folder, owners included
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
     #[command(flatten)]
     ext: ExtArgs,
     #[command(flatten)]
@@ -87,7 +92,9 @@ struct Made {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    if matches!(args.kind, FileSystemKind::Swap | FileSystemKind::Vfat) && args.ext != ExtArgs::default() {
+    if matches!(args.kind, FileSystemKind::Swap | FileSystemKind::Vfat)
+        && (args.ext != ExtArgs::default() || args.from.is_some())
+    {
         let message = "swap space and vfat have a label and a UUID, and no other options";
         return Err(CommandError::new(ErrorKind::Usage, message));
     }
@@ -145,7 +152,7 @@ fn make_on_existing(args: &Args, context: &Context, uuid: Uuid) -> Result<Made, 
     })
 }
 
-fn make<D: BlockWrite>(args: &Args, context: &Context, disk: D, uuid: Uuid) -> Result<Made, CommandError> {
+fn make<D: BlockWrite>(args: &Args, context: &Context, mut disk: D, uuid: Uuid) -> Result<Made, CommandError> {
     let (r#type, kind) = match args.kind {
         FileSystemKind::Swap => {
             let size = swap::create(disk, &args.label, uuid.into_bytes())?;
@@ -164,7 +171,14 @@ fn make<D: BlockWrite>(args: &Args, context: &Context, disk: D, uuid: Uuid) -> R
     };
     let mut options = args.ext.options(context, kind, disk.size(), uuid)?;
     options.label.clone_from(&args.label);
-    let size = ext4::create(disk, &options)?;
+    let size = ext4::create(&mut disk, &options)?;
+    if let Some(folder) = &args.from {
+        let plan = tree::plan(&context.absolute(folder))?;
+        let mut editor = Editor::open(&mut disk, options.now)?;
+        editor.apply(&plan)?;
+        editor.finish()?;
+        ext4::verify(&disk, &plan)?;
+    }
     Ok(Made { r#type, size, uuid: uuid.to_string(), label: args.label.clone() })
 }
 

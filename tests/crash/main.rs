@@ -1,5 +1,6 @@
 //! What is left when a command is stopped, by a kill or by a full disk; and what many machines at once become.
 
+mod ext4_cuts;
 mod fleet;
 mod full_disk;
 mod kill;

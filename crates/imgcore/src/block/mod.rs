@@ -23,7 +23,7 @@ pub use memory::MemoryDisk;
 pub use ordered::{in_order, map_in_order};
 pub use range::ByteRange;
 pub use slice::Slice;
-pub use staged::{Change, Staged};
+pub use staged::{Change, Changes, Staged};
 pub use zeros::is_zero;
 
 use std::fmt::Debug;

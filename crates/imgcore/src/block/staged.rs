@@ -33,7 +33,29 @@ pub enum Change<'a> {
     Zeroes(ByteRange),
 }
 
-impl Change<'_> {
+/// What a [`Staged`] has changed, without the device below: for when that device is to be written.
+pub type Changes = Staged<()>;
+
+impl<'a> Change<'a> {
+    /// Returns the part of it that lies in `range`, or `None` when none does.
+    #[must_use]
+    pub fn within(&self, range: ByteRange) -> Option<Change<'a>> {
+        let common = self.range().intersection(range).filter(|common| !common.is_empty())?;
+        Some(match self {
+            Self::Zeroes(_) => Change::Zeroes(common),
+            Self::Data(offset, bytes) => Change::Data(common.start(), part(bytes, *offset, common)?),
+        })
+    }
+
+    /// Returns it as seen from `start`, which does not lie behind it.
+    #[must_use]
+    pub fn seen_from(&self, start: u64) -> Option<Change<'a>> {
+        Some(match self {
+            Self::Data(offset, bytes) => Change::Data(offset.checked_sub(start)?, bytes),
+            Self::Zeroes(range) => Change::Zeroes(ByteRange::at(range.start().checked_sub(start)?, range.len())?),
+        })
+    }
+
     /// Returns the bytes that it covers.
     #[must_use]
     pub fn range(&self) -> ByteRange {
@@ -44,23 +66,11 @@ impl Change<'_> {
     }
 }
 
-impl<D: BlockRead> Staged<D> {
-    /// Returns `base` with no changes yet.
+impl<D> Staged<D> {
+    /// Drops the device below and returns what differs from it.
     #[must_use]
-    pub fn new(base: D) -> Self {
-        Self { size: base.size(), base, units: BTreeMap::new(), zeroed: BTreeMap::new() }
-    }
-
-    /// Returns the device below.
-    #[must_use]
-    pub fn base(&self) -> &D {
-        &self.base
-    }
-
-    /// Drops the changes and returns the device below.
-    #[must_use]
-    pub fn into_base(self) -> D {
-        self.base
+    pub fn into_changes(self) -> Changes {
+        Staged { base: (), size: self.size, units: self.units, zeroed: self.zeroed }
     }
 
     /// Returns what differs from the device below, by ascending offset and without overlaps.
@@ -89,6 +99,26 @@ impl<D: BlockRead> Staged<D> {
     fn zero_change(&self, start: u64, end: u64) -> Option<Change<'static>> {
         let range = ByteRange::new(start, end.min(self.size)).filter(|range| !range.is_empty())?;
         Some(Change::Zeroes(range))
+    }
+}
+
+impl<D: BlockRead> Staged<D> {
+    /// Returns `base` with no changes yet.
+    #[must_use]
+    pub fn new(base: D) -> Self {
+        Self { size: base.size(), base, units: BTreeMap::new(), zeroed: BTreeMap::new() }
+    }
+
+    /// Returns the device below.
+    #[must_use]
+    pub fn base(&self) -> &D {
+        &self.base
+    }
+
+    /// Drops the changes and returns the device below.
+    #[must_use]
+    pub fn into_base(self) -> D {
+        self.base
     }
 
     /// Returns the run of zeroed units around `offset`.

@@ -19,6 +19,7 @@ mod acl;
 mod bitmap;
 mod blockmap;
 mod checksum;
+mod commit;
 mod create;
 mod dirent;
 mod edit;
@@ -47,6 +48,7 @@ mod view;
 mod volume;
 mod xattr;
 
+pub use commit::Commit;
 pub use create::{CreateOptions, FeatureError, Kind, Release, create};
 pub use edit::Editor;
 pub use files::{OpenFile, Space};

@@ -137,7 +137,12 @@ impl RawSuperblock {
             return Err(corrupt("superblock", "the device is too small for a file system"));
         }
         disk.read_exact_at(&mut bytes, SUPERBLOCK_OFFSET)?;
-        let raw = Self::read_from_bytes(&bytes).map_err(|_| corrupt("superblock", "it has 1024 bytes"))?;
+        Self::decode(&bytes)
+    }
+
+    /// Decodes a superblock and checks its magic and checksum.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let raw = Self::read_from_bytes(bytes).map_err(|_| corrupt("superblock", "it has 1024 bytes"))?;
         if raw.s_magic.get() != MAGIC {
             return Err(corrupt("superblock", "its magic is 0xEF53"));
         }

@@ -2,7 +2,7 @@
 
 use super::super::checksum::{crc32_be, crc32c};
 use super::super::error::corrupt;
-use super::super::superblock::join;
+use super::super::superblock::{halves, join};
 use crate::fs::Error;
 
 /// How the blocks of a log are stored: what the features of the journal say.
@@ -16,6 +16,8 @@ pub(super) struct Format {
     pub(super) sums: Sums,
     /// What every crc32c starts from.
     pub(super) seed: u32,
+    /// What the first tag of a descriptor carries.
+    pub(super) uuid: [u8; 16],
 }
 
 /// How a log is protected.
@@ -111,7 +113,7 @@ impl Format {
     }
 
     /// Returns the checksum of a block of the log as its tag has it.
-    fn data_sum(&self, sequence: u32, data: &[u8]) -> u32 {
+    pub(super) fn data_sum(&self, sequence: u32, data: &[u8]) -> u32 {
         // Spec: "Checksum of the journal UUID, the sequence number, and the data block. Note that only the lower 16 bits are stored."
         let sum = crc32c(crc32c(self.seed, &sequence.to_be_bytes()), data);
         if self.sums == Sums::V3 { sum } else { sum & 0xFFFF }
@@ -150,6 +152,85 @@ impl Format {
         if self.sums == Sums::V1 { crc32_be(sum, block) } else { sum }
     }
 
+    /// Returns how many tags a descriptor takes.
+    pub(super) fn tags_per_descriptor(&self) -> usize {
+        // The kernel leaves the room of one more UUID free.
+        let room = self.end(self.block_size).saturating_sub(HEADER).saturating_sub(UUID).saturating_sub(UUID);
+        room.checked_div(self.tag_bytes()).unwrap_or(1).max(1)
+    }
+
+    /// Returns a block as the log has it, and whether that differs.
+    pub(super) fn escape(&self, bytes: &[u8]) -> (Vec<u8>, bool) {
+        let mut copy = bytes.to_vec();
+        let is_escaped = be32(bytes, 0) == Some(MAGIC);
+        if let Some(start) = copy.get_mut(..4).filter(|_| is_escaped) {
+            start.fill(0);
+        }
+        (copy, is_escaped)
+    }
+
+    /// Returns the descriptor of a transaction's blocks, or `None` when one has a number that is too large for this journal.
+    pub(super) fn descriptor(&self, sequence: u32, tags: &[Tag]) -> Option<Vec<u8>> {
+        let mut block = encode_header(DESCRIPTOR, sequence);
+        for (index, tag) in tags.iter().enumerate() {
+            let (low, high) = halves(tag.home);
+            if high != 0 && !self.wide {
+                return None;
+            }
+            let escaped = if tag.is_escaped { ESCAPED } else { 0 };
+            let same = if index > 0 { SAME_UUID } else { 0 };
+            let last = if index.saturating_add(1) == tags.len() { LAST } else { 0 };
+            let flags = escaped | same | last;
+            let start = block.len();
+            block.extend_from_slice(&low.to_be_bytes());
+            if self.sums == Sums::V3 {
+                block.extend([flags, high, tag.sum].iter().flat_map(|field| field.to_be_bytes()));
+            } else {
+                let sum = if self.sums == Sums::V2 { tag.sum } else { 0 };
+                block.extend_from_slice(&(sum << 16 | flags).to_be_bytes());
+                if self.wide {
+                    block.extend_from_slice(&high.to_be_bytes());
+                }
+            }
+            block.resize(start.saturating_add(self.tag_bytes()), 0);
+            if index == 0 {
+                block.extend_from_slice(&self.uuid);
+            }
+        }
+        block.resize(self.block_size, 0);
+        self.seal(&mut block);
+        Some(block)
+    }
+
+    fn seal(&self, block: &mut [u8]) {
+        if self.sums < Sums::V2 {
+            return;
+        }
+        let sum = self.tail_sum(block).to_be_bytes();
+        let at = block.len().saturating_sub(TAIL);
+        if let Some(tail) = block.get_mut(at..) {
+            tail.copy_from_slice(&sum);
+        }
+    }
+
+    /// Returns the commit record behind blocks whose crc32 is `written`.
+    pub(super) fn commit(&self, sequence: u32, written: u32, seconds: u32) -> Vec<u8> {
+        let mut block = encode_header(COMMIT, sequence);
+        let is_v1 = self.sums == Sums::V1;
+        block.extend_from_slice(if is_v1 { &[CRC32, 4, 0, 0] } else { &[0; 4] });
+        block.extend_from_slice(&if is_v1 { written } else { 0 }.to_be_bytes());
+        block.resize(COMMIT_TIME, 0);
+        block.extend_from_slice(&u64::from(seconds).to_be_bytes());
+        block.resize(self.block_size, 0);
+        if self.sums >= Sums::V2 {
+            let sum = self.commit_sum(&block).to_be_bytes();
+            if let Some(place) = block.get_mut(COMMIT_SUM..).and_then(|rest| rest.get_mut(..4)) {
+                place.copy_from_slice(&sum);
+            }
+        }
+        block
+    }
+
     /// Returns the bytes of a tag, without a UUID behind it.
     ///
     /// Spec: "If JBD2_FEATURE_INCOMPAT_CSUM_V3 is NOT set, … The size is 8, 12, 24, or 28 bytes". With checksums of version 2 it is
@@ -168,6 +249,10 @@ impl Format {
     fn end(&self, len: usize) -> usize {
         if self.sums < Sums::V2 { len } else { len.saturating_sub(TAIL) }
     }
+}
+
+fn encode_header(kind: u32, sequence: u32) -> Vec<u8> {
+    [MAGIC, kind, sequence].iter().flat_map(|field| field.to_be_bytes()).collect()
 }
 
 /// Returns the big-endian number at `at`.
@@ -197,5 +282,7 @@ const REVOCATIONS: usize = 16;
 /// Where a commit record has the type, the size and the checksum.
 const COMMIT_TYPE: usize = 12;
 const COMMIT_SUM: usize = 16;
+/// Where a commit record has the time, in seconds since 1970.
+const COMMIT_TIME: usize = 0x30;
 /// Spec: "Journal checksum type codes": 1 is CRC32.
 const CRC32: u8 = 1;

@@ -16,7 +16,7 @@ use crate::fs::Error;
 /// | superblock | log, written in a circle from s_first to last   | fast commits   |
 /// ```
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(in crate::fs::ext4) struct Journal {
     pub(super) raw: RawJournalSuperblock,
     pub(super) format: Format,
     /// First block of the log.
@@ -24,7 +24,7 @@ pub(super) struct Journal {
     /// The one behind the last block of the log.
     pub(super) last: u32,
     /// Where the blocks of the journal's file are, ascending, without holes.
-    runs: Vec<FileExtent>,
+    pub(super) runs: Vec<FileExtent>,
     /// Bytes of a block.
     pub(super) block_size: u64,
 }
@@ -33,7 +33,7 @@ impl Journal {
     /// Reads the superblock of the journal of the file system that fills `disk`, which may not have been replayed.
     ///
     /// Of the file system, only the superblock `raw` and the descriptor of the first group are read for it.
-    pub(super) fn open<D: BlockRead>(disk: &D, raw: &RawSuperblock) -> Result<Self, Error> {
+    pub(in crate::fs::ext4) fn open<D: BlockRead>(disk: &D, raw: &RawSuperblock) -> Result<Self, Error> {
         // Spec: "In this case, on the filesystem device, s_journal_inum should be zero and s_journal_uuid should be set."
         if raw.s_journal_inum.get() == 0 || raw.s_journal_dev.get() != 0 {
             return Err(refused("has its journal on another device, which is not supported"));
@@ -71,6 +71,16 @@ impl Journal {
         Ok(Self { format: raw.format(&layout), raw, first, last, runs, block_size: u64::from(layout.block_size) })
     }
 
+    /// Returns how many blocks the log has.
+    pub(in crate::fs::ext4) fn most_blocks(&self) -> usize {
+        usize::try_from(self.last.saturating_sub(self.first)).unwrap_or(usize::MAX)
+    }
+
+    /// Returns the first block of the log.
+    pub(in crate::fs::ext4) fn first(&self) -> u32 {
+        self.first
+    }
+
     /// Returns whether the log has no transaction.
     pub(super) fn is_empty(&self) -> bool {
         self.raw.s_start.get() == 0
@@ -97,7 +107,12 @@ impl Journal {
     }
 
     /// Writes where the log begins, 0 for none, and the first sequence number in it.
-    pub(super) fn write_start<D: BlockWrite + ?Sized>(&mut self, disk: &mut D, start: u32, sequence: u32) -> Result<(), Error> {
+    pub(in crate::fs::ext4) fn write_start<D: BlockWrite + ?Sized>(
+        &mut self,
+        disk: &mut D,
+        start: u32,
+        sequence: u32,
+    ) -> Result<(), Error> {
         self.raw.s_start.set(start);
         self.raw.s_sequence.set(sequence);
         Ok(disk.write_all_at(&self.raw.encode(), self.offset(0)?)?)

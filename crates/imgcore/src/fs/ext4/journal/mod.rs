@@ -15,5 +15,8 @@ mod log;
 mod replay;
 mod scan;
 mod superblock;
+mod write;
 
-pub(super) use self::replay::{check_idle, replay};
+pub(super) use self::log::Journal;
+pub(super) use self::replay::{check_idle, replay, write_log};
+pub(super) use self::write::Blocks;

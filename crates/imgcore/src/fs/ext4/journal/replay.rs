@@ -34,7 +34,7 @@ pub(in crate::fs::ext4) fn replay<D: BlockWrite>(disk: &mut D) -> Result<(), Err
 }
 
 /// Writes the complete transactions home, makes that durable, and empties the log.
-fn write_log<D: BlockWrite>(disk: &mut D, raw: &RawSuperblock) -> Result<(), Error> {
+pub(in crate::fs::ext4) fn write_log<D: BlockWrite>(disk: &mut D, raw: &RawSuperblock) -> Result<(), Error> {
     if !raw.has_compat(HAS_JOURNAL) {
         return Err(corrupt("superblock", "a file system without a journal needs no replay"));
     }

@@ -142,6 +142,7 @@ impl RawJournalSuperblock {
             is_async: self.has(INCOMPAT_ASYNC_COMMIT),
             sums: self.sums(),
             seed: crc32c(CHECKSUM_START, &self.s_uuid),
+            uuid: self.s_uuid,
         }
     }
 

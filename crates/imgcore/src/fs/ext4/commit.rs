@@ -1,0 +1,293 @@
+//! Changing a file system in place: one transaction of its own journal.
+//!
+//! ```text
+//! changed blocks that the old state does not use    written where they belong
+//! all others                                        into the journal: descriptor, blocks, commit record
+//! superblock: to be replayed                                                                             flushed
+//! journal superblock: the log begins here           the commit point: from here on, the new state        flushed
+//! the blocks of the journal, where they belong                                                           flushed
+//! journal superblock: the log is empty                                                                   flushed
+//! superblock: unmounted                                                                                  flushed
+//! ```
+//!
+//! After a cut before the commit point, a mount, e2fsck or this program finds the old state, and behind it the new one. The blocks
+//! are brought home at once, as boot loaders read a file system without replaying its journal.
+
+use std::collections::BTreeMap;
+use std::mem::offset_of;
+
+use super::bitmap::Bitmap;
+use super::edit::load_block_map;
+use super::error::{corrupt, refused};
+use super::feature::{HAS_JOURNAL, RECOVER, check_writable};
+use super::group::read_groups;
+use super::journal::{Blocks, Journal, check_idle, write_log};
+use super::layout::Layout;
+use super::superblock::{RawSuperblock, SUPERBLOCK_OFFSET};
+use super::volume::Volume;
+use crate::block::{BlockRead, BlockWrite, ByteRange, Change, Error as BlockError, ErrorKind, Hole, Staged};
+use crate::fs::Error;
+
+/// Changes to a file system, sorted into what its journal takes and what is written beside the old state.
+#[derive(Debug)]
+pub struct Commit<'a> {
+    /// Blocks that the old state uses.
+    journaled: Blocks,
+    /// What lies where the old state has nothing.
+    beside: Vec<Change<'a>>,
+}
+
+impl<'a> Commit<'a> {
+    /// Sorts `changes` to the file system that fills `disk`, of which a [`Staged`] over it says that they lead from one sound state to
+    /// another. Nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] when it has no journal of its own, or when the journal is too small.
+    pub fn plan<D: BlockRead>(disk: &D, changes: &[Change<'a>]) -> Result<Self, Error> {
+        let raw = RawSuperblock::read(disk)?;
+        if !raw.has_compat(HAS_JOURNAL) {
+            return Err(refused("has no journal, so it cannot be changed in place at once or not at all"));
+        }
+        check_writable(&raw)?;
+        let mut before = Staged::new(disk);
+        if raw.has_incompat(RECOVER) {
+            write_log(&mut before, &raw)?;
+        } else {
+            check_idle(disk, &raw)?;
+        }
+        let raw = RawSuperblock::read(&before)?;
+        let layout = Layout::decode(&raw, before.size())?;
+        let groups = read_groups(&before, &layout)?;
+        let journal = Journal::open(&before, &raw)?;
+        let mut sorter = Sorter {
+            volume: Volume::over(&before, raw, layout, groups),
+            disk,
+            maps: BTreeMap::new(),
+            most: journal.most_blocks(),
+            blocks: BTreeMap::new(),
+            beside: Vec::new(),
+        };
+        for change in changes {
+            sorter.sort(change)?;
+        }
+        let (journaled, beside) = sorter.finish(&journal)?;
+        journal.check_room(journaled.len())?;
+        Ok(Self { journaled, beside })
+    }
+
+    /// Writes the changes: all of them or, after a failure or a power cut, none. `disk` is as it was for [`Commit::plan`].
+    ///
+    /// # Errors
+    ///
+    /// The failure of the device. Behind the commit point, the next mount finishes what is left to do.
+    pub fn run<D: BlockWrite>(&self, disk: &mut D) -> Result<(), Error> {
+        let raw = RawSuperblock::read(disk)?;
+        if raw.has_incompat(RECOVER) {
+            write_log(disk, &raw)?;
+        }
+        let old = RawSuperblock::read(disk)?;
+        let mut blocks = self.journaled.clone();
+        let new = self.superblock(&mut blocks, disk, &old)?;
+        let mut journal = Journal::open(disk, &old)?;
+        for change in &self.beside {
+            match change {
+                Change::Data(offset, bytes) => disk.write_all_at(bytes, *offset)?,
+                Change::Zeroes(range) => disk.write_zeroes_at(*range, Hole::Allow)?,
+            }
+        }
+        disk.write_all_at(&marked(old, true).encode_like(&old), SUPERBLOCK_OFFSET)?;
+        let sequence = journal.write_transaction(disk, &blocks, new.s_wtime.get())?;
+        disk.flush()?;
+        let first = journal.first();
+        journal.write_start(disk, first, sequence)?;
+        disk.flush()?;
+        let size = blocks.first().map_or(0, |(_, bytes)| u64::try_from(bytes.len()).unwrap_or_default());
+        for (home, bytes) in &blocks {
+            disk.write_all_at(bytes, home.saturating_mul(size))?;
+        }
+        disk.flush()?;
+        journal.write_start(disk, 0, sequence.wrapping_add(1))?;
+        disk.flush()?;
+        disk.write_all_at(&marked(new, false).encode_like(&old), SUPERBLOCK_OFFSET)?;
+        Ok(disk.flush()?)
+    }
+
+    /// Has the superblock in the transaction say that the journal is to be replayed, and returns it.
+    fn superblock<D: BlockRead>(&self, blocks: &mut Blocks, disk: &D, old: &RawSuperblock) -> Result<RawSuperblock, Error> {
+        let layout = Layout::decode(old, disk.size())?;
+        let size = u64::from(layout.block_size);
+        let home = u64::from(layout.first_data_block);
+        let inside = usize::try_from(SUPERBLOCK_OFFSET.saturating_sub(home.saturating_mul(size))).unwrap_or_default();
+        if !blocks.iter().any(|(block, _)| *block == home) {
+            let mut bytes = vec![0; layout.block_bytes()];
+            disk.read_exact_at(&mut bytes, home.saturating_mul(size))?;
+            blocks.push((home, bytes));
+            blocks.sort();
+        }
+        let bytes = blocks.iter_mut().find(|(block, _)| *block == home).map(|(_, bytes)| bytes);
+        let place = bytes.and_then(|bytes| bytes.get_mut(inside..)).and_then(|rest| rest.get_mut(..1024));
+        let place = place.ok_or_else(|| corrupt("superblock", "it lies in the first block"))?;
+        let new = RawSuperblock::decode(place)?;
+        place.copy_from_slice(&marked(new, true).encode_like(old));
+        Ok(new)
+    }
+}
+
+/// Returns a superblock that says whether the journal is to be replayed.
+fn marked(mut raw: RawSuperblock, recover: bool) -> RawSuperblock {
+    let features = raw.s_feature_incompat.get();
+    raw.s_feature_incompat.set(if recover { features | RECOVER } else { features & !RECOVER });
+    raw
+}
+
+impl RawSuperblock {
+    /// Returns the bytes to store, with the checksum of `old` where that can be.
+    ///
+    /// The checksum lies in the second half of the superblock, nearly all that changes in the first: when it stays the same, a power
+    /// cut between the two sectors leaves either superblock whole. Four bytes behind the end of the name of the last mount point,
+    /// which is rewritten by every mount, are chosen so.
+    fn encode_like(self, old: &Self) -> [u8; 1024] {
+        let mut new = self;
+        let is_spare = |raw: &Self| raw.s_last_mounted.get(..SPARE).is_some_and(|name| name.ends_with(&[0]));
+        let stored = old.s_checksum.get();
+        let mut copy = new;
+        let plain = copy.encode();
+        if !new.has_ro_compat(super::feature::METADATA_CSUM) || !is_spare(&new) {
+            return plain;
+        }
+        let with = |mut raw: Self, value: u32| {
+            if let Some(place) = raw.s_last_mounted.get_mut(SPARE..) {
+                place.copy_from_slice(&value.to_le_bytes());
+            }
+            raw.encode();
+            (raw, raw.s_checksum.get())
+        };
+        let (_, base) = with(new, 0);
+        let effects = (0..32_u32).map(|bit| (with(new, 1 << bit).1 ^ base, 1 << bit)).collect();
+        match solve(effects, base ^ stored) {
+            Some(value) => {
+                (new, _) = with(new, value);
+                new.encode()
+            }
+            None => plain,
+        }
+    }
+}
+
+/// Returns the bits whose effects, joined by exclusive or, are `wanted`.
+fn solve(effects: Vec<(u32, u32)>, wanted: u32) -> Option<u32> {
+    // Rows with different highest bits, the highest first.
+    let mut rows: Vec<(u32, u32)> = Vec::new();
+    let reduce = |rows: &[(u32, u32)], start: (u32, u32)| {
+        rows.iter().fold(
+            start,
+            |(value, bits), (row, mask)| {
+                if value ^ row < value { (value ^ row, bits ^ mask) } else { (value, bits) }
+            },
+        )
+    };
+    for effect in effects {
+        let left = reduce(&rows, effect);
+        if left.0 != 0 {
+            rows.push(left);
+            rows.sort_unstable_by(|a, b| b.cmp(a));
+        }
+    }
+    let (left, bits) = reduce(&rows, (wanted, 0));
+    (left == 0).then_some(bits)
+}
+
+/// Where in the name of the last mount point four bytes are spare.
+const SPARE: usize = 60;
+const _: () = assert!(offset_of!(RawSuperblock, s_last_mounted) + 64 <= 512);
+
+/// Sorts changes by what the old state has in their place.
+struct Sorter<'a, 'd, D> {
+    /// The old state, replayed.
+    volume: Volume<&'d Staged<&'d D>>,
+    disk: &'d D,
+    maps: BTreeMap<u32, Bitmap>,
+    /// The most blocks that the journal takes.
+    most: usize,
+    /// New contents of blocks that are in use.
+    blocks: BTreeMap<u64, Vec<u8>>,
+    beside: Vec<Change<'a>>,
+}
+
+impl<'a, D: BlockRead> Sorter<'a, '_, D> {
+    fn sort(&mut self, change: &Change<'a>) -> Result<(), Error> {
+        let size = u64::from(self.volume.layout().block_size);
+        let end = self.volume.layout().blocks_count.saturating_mul(size);
+        let range = change.range();
+        let mut offset = range.start();
+        // What lies next to each other goes beside the old state as one.
+        let mut free_from = offset;
+        while offset < range.end().min(end) {
+            let block = offset.checked_div(size).unwrap_or_default();
+            let next = block.saturating_add(1).saturating_mul(size).min(range.end());
+            if self.is_used(block)? {
+                self.put_beside(change, free_from, offset);
+                self.overlay(change, block)?;
+                free_from = next;
+            }
+            offset = next;
+        }
+        self.put_beside(change, free_from, range.end());
+        Ok(())
+    }
+
+    fn put_beside(&mut self, change: &Change<'a>, start: u64, end: u64) {
+        if let Some(part) = ByteRange::new(start, end).and_then(|range| change.within(range)) {
+            self.beside.push(part);
+        }
+    }
+
+    fn is_used(&mut self, block: u64) -> Result<bool, Error> {
+        let Some((group, index)) = self.volume.layout().group_of_block(block) else { return Ok(true) };
+        if !self.maps.contains_key(&group) {
+            self.maps.insert(group, load_block_map(&self.volume, group)?);
+        }
+        Ok(self.maps.get(&group).is_none_or(|map| map.get(index)))
+    }
+
+    /// Puts what `change` has of a block over what the disk has.
+    fn overlay(&mut self, change: &Change<'_>, block: u64) -> Result<(), Error> {
+        let size = u64::from(self.volume.layout().block_size);
+        let start = block.saturating_mul(size);
+        let whole = ByteRange::at(start, size).unwrap_or_default();
+        if !self.blocks.contains_key(&block) {
+            let mut bytes = vec![0; self.volume.layout().block_bytes()];
+            self.disk.read_exact_at(&mut bytes, start)?;
+            self.blocks.insert(block, bytes);
+            if self.blocks.len() > self.most.saturating_mul(4) {
+                return Err(refused("would change more blocks at once than its journal has room for"));
+            }
+        }
+        let Some(part) = change.within(whole) else { return Ok(()) };
+        let from = usize::try_from(part.range().start().saturating_sub(start)).unwrap_or(usize::MAX);
+        let to = usize::try_from(part.range().end().saturating_sub(start)).unwrap_or(usize::MAX);
+        let outside = || Error::Storage(BlockError::new(ErrorKind::OutOfBounds, "a change lies outside of its block"));
+        let place = self.blocks.get_mut(&block).and_then(|bytes| bytes.get_mut(from..to)).ok_or_else(outside)?;
+        match part {
+            Change::Data(_, bytes) => place.copy_from_slice(bytes),
+            Change::Zeroes(_) => place.fill(0),
+        }
+        Ok(())
+    }
+
+    /// Returns the blocks that differ from the old state, and what goes beside it.
+    fn finish(self, journal: &Journal) -> Result<(Blocks, Vec<Change<'a>>), Error> {
+        let mut journaled = Vec::new();
+        for (block, bytes) in self.blocks {
+            if *self.volume.store.block(block)? == *bytes {
+                continue;
+            }
+            if journal.holds(block) {
+                return Err(corrupt(format!("block {block}"), "the journal has it, and no other file"));
+            }
+            journaled.push((block, bytes));
+        }
+        Ok((journaled, self.beside))
+    }
+}

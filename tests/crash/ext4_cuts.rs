@@ -1,0 +1,246 @@
+//! Power cuts while a file system is changed in place: after a cut at any write, with any part of what was not flushed, down to
+//! single sectors, e2fsck and the kernel find the old files or the new ones.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use imgcore::block::{BlockRead, BlockWrite, ByteRange, Error, Hole, MemoryDisk, Resize, Staged};
+use imgcore::fs::ext4::{Commit, Editor, Ext4, Timestamp, verify};
+use imgcore::fs::{Attributes, Content, Edit, EditPlan, FileKind, FileSystem, GuestPath};
+use imgcore::qcow2::Image;
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore, SeedableRng};
+use vmimg_tests::mount::Mounted;
+use vmimg_tests::tool::Tool;
+
+/// Shapes of file systems, as arguments of mke2fs.
+const SHAPES: &[(&str, &str)] = &[
+    ("ext3", "-t ext3 -b 1024 -I 128 -J size=1"),
+    ("ext4", "-t ext4 -b 4096 -O metadata_csum,64bit -J size=4"),
+    ("seed", "-t ext4 -b 1024 -O metadata_csum,64bit,metadata_csum_seed,orphan_file -J size=1"),
+    ("narrow", "-t ext4 -b 2048 -O metadata_csum,^64bit -J size=2"),
+];
+
+/// One thing that was done to a disk.
+#[derive(Debug)]
+enum Step {
+    Write(u64, Vec<u8>),
+    Resize(u64),
+    Flush,
+}
+
+/// A disk in memory that records what is done to it.
+#[derive(Debug)]
+struct Recorded {
+    disk: MemoryDisk,
+    steps: Arc<Mutex<Vec<Step>>>,
+}
+
+impl Recorded {
+    fn note(&self, step: Step) {
+        self.steps.lock().unwrap().push(step);
+    }
+}
+
+impl BlockRead for Recorded {
+    fn size(&self) -> u64 {
+        self.disk.size()
+    }
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
+        self.disk.read_exact_at(buf, offset)
+    }
+}
+
+impl BlockWrite for Recorded {
+    fn write_all_at(&mut self, buf: &[u8], offset: u64) -> Result<(), Error> {
+        self.note(Step::Write(offset, buf.to_vec()));
+        self.disk.write_all_at(buf, offset)
+    }
+    fn write_zeroes_at(&mut self, range: ByteRange, hole: Hole) -> Result<(), Error> {
+        self.note(Step::Write(range.start(), vec![0; range.len() as usize]));
+        self.disk.write_zeroes_at(range, hole)
+    }
+    fn flush(&mut self) -> Result<(), Error> {
+        self.note(Step::Flush);
+        Ok(())
+    }
+}
+
+impl Resize for Recorded {
+    fn resize(&mut self, size: u64) -> Result<(), Error> {
+        self.note(Step::Resize(size));
+        self.disk.resize(size)
+    }
+}
+
+/// The disk after a cut before step `cut`: all that was flushed is there, and of the rest what `luck` lets through, by sectors.
+fn after_cut(before: &[u8], steps: &[Step], cut: usize, luck: Option<u64>) -> Vec<u8> {
+    let flushed = steps[..cut].iter().rposition(|step| matches!(step, Step::Flush)).unwrap_or(0);
+    let mut random = ChaCha8Rng::seed_from_u64(luck.unwrap_or_default());
+    let mut disk = before.to_vec();
+    for (number, step) in steps[..cut].iter().enumerate() {
+        let certain = number < flushed || luck.is_none();
+        match step {
+            Step::Resize(size) => disk.resize(*size as usize, 0),
+            Step::Flush => {}
+            Step::Write(offset, bytes) => {
+                for (sector, bytes) in bytes.chunks(512).enumerate() {
+                    let at = *offset as usize + sector * 512;
+                    if certain || random.next_u32() & 1 == 1 {
+                        disk[at..][..bytes.len()].copy_from_slice(bytes);
+                    }
+                }
+            }
+        }
+    }
+    disk
+}
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+fn walk(ext4: &dyn FileSystem, folder: &str, files: &mut Files) {
+    for entry in ext4.read_dir(&path(if folder.is_empty() { "/" } else { folder })).unwrap() {
+        let name = format!("{folder}/{}", String::from_utf8(entry.name).unwrap());
+        match entry.kind {
+            FileKind::Directory => {
+                walk(ext4, &name, files);
+                files.insert(name, Vec::new());
+            }
+            _ => drop(files.insert(name.clone(), ext4.read(&path(&name), 1 << 22).unwrap())),
+        }
+    }
+}
+
+fn files_of(bytes: &[u8]) -> Files {
+    let mut files = Files::new();
+    walk(&Ext4::open(MemoryDisk::new(bytes.to_vec())).unwrap(), "", &mut files);
+    files
+}
+
+fn path(text: &str) -> GuestPath {
+    GuestPath::new(text).unwrap()
+}
+
+fn write(name: &str, content: Vec<u8>) -> Edit {
+    Edit::Write { path: path(name), content: Content::from(content), attributes: Attributes::default() }
+}
+
+/// Changes a file system in place, in one transaction.
+fn change<D: BlockWrite>(disk: &mut D, edits: Vec<Edit>) {
+    let plan = EditPlan { edits };
+    let mut staged = Staged::new(&*disk);
+    let mut editor = Editor::open(&mut staged, Timestamp { secs: 1_760_000_000, nanos: 0 }).unwrap();
+    editor.apply(&plan).unwrap();
+    editor.finish().unwrap();
+    verify(&staged, &plan).unwrap();
+    let changes = staged.into_changes();
+    Commit::plan(&*disk, &changes.changes()).unwrap().run(disk).unwrap();
+}
+
+fn make(folder: &Path, arguments: &str) -> Vec<u8> {
+    let file = folder.join("fs.raw");
+    std::fs::File::create(&file).unwrap().set_len(16 << 20).unwrap();
+    Tool::new("mke2fs").args(["-q", "-F"]).args(arguments.split_whitespace()).arg(&file).run();
+    let mut disk = MemoryDisk::new(std::fs::read(&file).unwrap());
+    let some = (0..40).map(|number| write(&format!("/old/{number}"), vec![number; 900])).collect();
+    change(&mut disk, some);
+    disk.into_bytes()
+}
+
+fn edits() -> Vec<Edit> {
+    // A block that begins as those of the journal do is escaped.
+    let magic = [&[0xC0, 0x3B, 0x39, 0x98], &[7; 70_000][..]].concat();
+    let mut edits = vec![write("/new/a", magic), write("/old/3", vec![0xC0; 5000]), Edit::Remove { path: path("/old/7") }];
+    edits.extend((0..30).map(|number| write(&format!("/new/b{number}"), vec![number; 300])));
+    edits.push(Edit::Symlink { path: path("/new/link"), target: "a".to_owned(), attributes: Attributes::default() });
+    edits
+}
+
+struct Judge {
+    folder: tempfile::TempDir,
+    old: Files,
+    new: Files,
+}
+
+impl Judge {
+    /// Returns whether the new files are there; anything but the old or the new ones is a failure.
+    #[track_caller]
+    fn is_new(&self, bytes: &[u8], by_kernel: bool, what: &str) -> bool {
+        let file = self.folder.path().join("cut.raw");
+        std::fs::write(&file, bytes).unwrap();
+        if by_kernel {
+            drop(Mounted::open(&file, "rw").unwrap_or_else(|error| panic!("{what}: {error}")));
+            Tool::new("e2fsck").arg("-fn").arg(&file).run();
+        } else {
+            let output = Tool::new("e2fsck").arg("-fy").arg(&file).output();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(matches!(output.status.code(), Some(0 | 1)), "{what}: {said}");
+            assert!(!said.contains("Fix? ") && !said.contains("Clear? "), "{what}: {said}");
+        }
+        let found = files_of(&std::fs::read(&file).unwrap());
+        assert!(found == self.old || found == self.new, "{what}: {:?}", found.keys());
+        assert_eq!(files_of(bytes), found, "{what}");
+        found == self.new
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long the tests take is said by their caller")]
+fn cut_everywhere(name: &str, before: &[u8], steps: &[Step], judge: &Judge, disk_of: &dyn Fn(Vec<u8>) -> Vec<u8>) {
+    let every = std::env::var_os("VMIMG_EVERY_CUT").is_some();
+    let mut was_new = false;
+    // Without VMIMG_EVERY_CUT: around every flush, and some of the others.
+    let is_flush = |step: usize| matches!(steps.get(step), Some(Step::Flush));
+    let chosen =
+        |cut: &usize| every || cut.is_multiple_of(40) || is_flush(*cut) || is_flush(cut + 1) || is_flush(cut.wrapping_sub(1));
+    for cut in (0..=steps.len()).filter(chosen) {
+        let what = format!("{name}, cut before step {cut}");
+        let whole = disk_of(after_cut(before, steps, cut, None));
+        let is_new = judge.is_new(&whole, cut.is_multiple_of(4), &what);
+        assert!(is_new || !was_new, "{what}: old again");
+        was_new = is_new;
+        let lucky = disk_of(after_cut(before, steps, cut, Some(cut as u64)));
+        judge.is_new(&lucky, cut % 4 == 2, &format!("{what}, with losses"));
+    }
+    assert!(was_new, "{name}");
+}
+
+#[test]
+fn a_file_system_that_is_changed_in_place_has_the_old_files_or_the_new_ones() {
+    for (name, arguments) in SHAPES {
+        let folder = tempfile::tempdir().unwrap();
+        let before = make(folder.path(), arguments);
+        let steps = Arc::default();
+        let mut disk = Recorded { disk: MemoryDisk::new(before.clone()), steps: Arc::clone(&steps) };
+        change(&mut disk, edits());
+        let judge = Judge { folder, old: files_of(&before), new: files_of(&disk.disk.into_bytes()) };
+        assert_ne!(judge.old, judge.new);
+        let steps = steps.lock().unwrap();
+        cut_everywhere(name, &before, &steps, &judge, &|disk| disk);
+    }
+}
+
+#[test]
+fn so_it_has_in_a_qcow2_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = make(folder.path(), SHAPES[1].1);
+    let (from, to) = (folder.path().join("from.raw"), folder.path().join("to.qcow2"));
+    std::fs::write(&from, &raw).unwrap();
+    Tool::new("qemu-img").args(["convert", "-q", "-f", "raw", "-O", "qcow2"]).arg(&from).arg(&to).run();
+    let before = std::fs::read(&to).unwrap();
+    let steps = Arc::default();
+    let storage = Recorded { disk: MemoryDisk::new(before.clone()), steps: Arc::clone(&steps) };
+    let mut image = Image::open(storage).unwrap();
+    change(&mut image, edits());
+    image.close().unwrap();
+    let disk_of = |bytes: Vec<u8>| {
+        let image = Image::open(MemoryDisk::new(bytes)).unwrap();
+        let mut disk = vec![0; image.size() as usize];
+        image.read_exact_at(&mut disk, 0).unwrap();
+        disk
+    };
+    let steps = steps.lock().unwrap();
+    let after = disk_of(after_cut(&before, &steps, steps.len(), None));
+    let judge = Judge { folder, old: files_of(&raw), new: files_of(&after) };
+    cut_everywhere("qcow2", &before, &steps, &judge, &disk_of);
+}

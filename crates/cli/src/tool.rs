@@ -38,6 +38,18 @@ pub struct ToolOutput {
     pub stderr: Vec<u8>,
 }
 
+/// What a program has said that was to go on in the background.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Background {
+    /// Its exit status, when it did not get ready.
+    pub status: Option<ExitStatus>,
+    /// What it said on its standard output until it was ready.
+    pub stdout: Vec<u8>,
+    /// What it said on its standard error until then.
+    pub stderr: Vec<u8>,
+}
+
 impl Tool {
     /// Returns a run of `name`, which is looked for in `PATH` unless it has a slash.
     #[must_use]
@@ -175,6 +187,35 @@ impl Tool {
         let copy = log.try_clone().map_err(|error| self.error("cannot give a log to", error))?;
         self.command.process_group(0).stdin(Stdio::null()).stdout(log).stderr(copy);
         self.start()
+    }
+
+    /// Starts the program with pipes to its standard input and from its standard output, in a process group of its own.
+    ///
+    /// # Errors
+    ///
+    /// When the program cannot be started.
+    pub fn converse(mut self) -> Result<Child, CommandError> {
+        self.command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        self.start()
+    }
+
+    /// Starts a program that closes its streams and goes on in the background once it has said that it is ready; it did not get
+    /// ready when its standard output is empty.
+    ///
+    /// # Errors
+    ///
+    /// When the program cannot be started or waited for.
+    pub fn background(mut self) -> Result<Background, CommandError> {
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.start()?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (stdout, stderr) = thread::scope(|scope| {
+            let stderr = scope.spawn(move || read_all(stderr));
+            (read_all(stdout), stderr.join().unwrap_or_default())
+        });
+        let status =
+            if stdout.is_empty() { Some(child.wait().map_err(|error| self.error("cannot wait for", error))?) } else { None };
+        Ok(Background { status, stdout, stderr })
     }
 
     fn start(&mut self) -> Result<Child, CommandError> {

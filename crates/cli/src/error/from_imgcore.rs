@@ -1,5 +1,6 @@
 //! What failures of images and file systems are to a command, and what helps.
 
+use imgcore::nbd::attach;
 use imgcore::{block, fs, image, partition, qcow2};
 
 use super::{CommandError, ErrorKind, block_kind};
@@ -29,6 +30,29 @@ impl From<fs::Error> for CommandError {
             fs::Error::Unrepresentable { .. } => (ErrorKind::Unsupported, None),
             fs::Error::Corrupt { .. } => (ErrorKind::Corrupt, Some("nothing was changed; `e2fsck -f` repairs ext4")),
             fs::Error::Refused(_) => (ErrorKind::Unsupported, Some("nothing was changed")),
+            _ => (ErrorKind::Unexpected, None),
+        };
+        Self::from_source(kind, hint, error)
+    }
+}
+
+impl From<attach::Error> for CommandError {
+    fn from(error: attach::Error) -> Self {
+        let (kind, hint) = match &error {
+            attach::Error::NoDriver => (
+                ErrorKind::Unsupported,
+                Some("`modprobe nbd` loads the driver; containers with a network of their own do not see it"),
+            ),
+            attach::Error::NotPermitted => (ErrorKind::Refused, None),
+            attach::Error::InUse(_) => {
+                (ErrorKind::Refused, Some("`vmimg nbd list` shows what is connected, `findmnt` what is mounted"))
+            }
+            attach::Error::NotConnected(_) => (ErrorKind::NotFound, Some("`vmimg nbd list` shows what is connected")),
+            attach::Error::OtherNode(_) => {
+                (ErrorKind::NotFound, Some("`/dev` must have the kernel's devices, as devtmpfs has"))
+            }
+            attach::Error::Unfit(_) => (ErrorKind::Usage, None),
+            attach::Error::System(..) => (ErrorKind::Storage, None),
             _ => (ErrorKind::Unexpected, None),
         };
         Self::from_source(kind, hint, error)

@@ -4,11 +4,13 @@
 //! uri        nbd://host/export, nbd+unix:///export?socket=PATH
 //! client     an export of some server as a block device
 //! server     disks for clients, over sockets
+//! attach     the kernel as a client: /dev/nbdX
 //! wire       messages as values, and as bytes; no input or output
 //! ```
 //!
 //! Specification: `doc/proto.md` of the NBD project, in the version with extended headers.
 
+pub mod attach;
 pub mod client;
 pub mod server;
 mod uri;

@@ -34,7 +34,8 @@ use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use handshake::{Handshake, Outcome};
+use crate::nbd::wire::HeaderStyle;
+use handshake::{Agreed, Handshake, Outcome};
 use session::Session;
 
 /// Disks by name, and how clients may use them.
@@ -100,6 +101,23 @@ impl Server {
     #[must_use]
     pub fn exports(&self) -> &[Export] {
         &self.exports
+    }
+
+    /// Returns what `export` can do for a client that negotiates nothing: transmission flags of the protocol.
+    #[must_use]
+    pub fn plain_flags(export: &Export) -> u16 {
+        export.summary(HeaderStyle::Simple).flags
+    }
+
+    /// Serves `export` to a client that negotiates nothing and sends simple requests from the first byte on, as the kernel
+    /// does, until it ends.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the stream, and whatever of the client's bytes ends a connection.
+    pub fn transmit(&self, export: &Export, stream: &Stream) -> io::Result<()> {
+        let agreed = Agreed { export, style: HeaderStyle::Simple, contexts: Vec::new() };
+        self.transmit_agreed(agreed, stream, &AtomicBool::new(false))
     }
 
     /// Talks with one client over any pair of streams, to its end, on this thread alone.

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::Shutdown;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::handshake::{Handshake, Outcome};
+use super::handshake::{Agreed, Handshake, Outcome};
 use super::registry::Registry;
 use super::session::Session;
 use super::{Encrypted, Listener, Server, Stream};
@@ -114,13 +115,13 @@ impl Server {
         let handshake = || Handshake::new(&self.exports, self.tls.is_some(), || registry.enter(id));
         let mut timed = Timed { stream, deadline };
         match (handshake().run(&mut timed)?, &self.tls) {
-            (Outcome::Transmit(agreed), _) => self.transmit(agreed, stream, registry),
+            (Outcome::Transmit(agreed), _) => self.transmit_agreed(agreed, stream, &registry.stopping),
             (Outcome::StartTls { no_zeroes }, Some(tls)) => {
                 let Encrypted { plain, pump } = tls.start(stream.try_clone()?)?;
                 let mut timed = Timed { stream: &plain, deadline };
                 let outcome = handshake().run_encrypted(&mut timed, no_zeroes);
                 let done = match outcome {
-                    Ok(Outcome::Transmit(agreed)) => self.transmit(agreed, &plain, registry),
+                    Ok(Outcome::Transmit(agreed)) => self.transmit_agreed(agreed, &plain, &registry.stopping),
                     other => other.map(|_| ()),
                 };
                 plain.shutdown(Shutdown::Both);
@@ -132,9 +133,10 @@ impl Server {
         }
     }
 
-    fn transmit(&self, agreed: super::handshake::Agreed<'_>, stream: &Stream, registry: &Registry) -> io::Result<()> {
+    /// Carries out the requests of a client, on as many threads as a client has.
+    pub(super) fn transmit_agreed(&self, agreed: Agreed<'_>, stream: &Stream, stopping: &AtomicBool) -> io::Result<()> {
         stream.set_timeout(None)?;
-        let session = Session::open(agreed, &registry.stopping, &*self.report)?;
+        let session = Session::open(agreed, stopping, &*self.report)?;
         let reader = Mutex::new(Some(BufReader::with_capacity(READ_AHEAD, stream)));
         let writer = Mutex::new(stream);
         let work = || {

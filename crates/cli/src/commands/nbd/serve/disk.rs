@@ -14,11 +14,11 @@ use crate::context::Context;
 
 /// An image that clients may write.
 #[derive(Debug)]
-pub(super) struct Writable(pub(super) WritableDisk);
+pub(in crate::commands::nbd) struct Writable(pub(in crate::commands::nbd) WritableDisk);
 
 /// An image that clients may read.
 #[derive(Debug)]
-pub(super) struct ReadOnly(pub(super) Disk);
+pub(in crate::commands::nbd) struct ReadOnly(pub(in crate::commands::nbd) Disk);
 
 /// A client's own copy: what it writes is in a file without a name, gone with it.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! `vmimg nbd serve`: images for programs that speak NBD, as with qemu-nbd.
 
-mod disk;
+pub(super) mod disk;
 mod listen;
 mod pump;
 mod tls;

@@ -1,0 +1,116 @@
+//! `vmimg nbd connect`: an image as a block device of this machine, as with `qemu-nbd --connect`.
+
+mod attached;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use imgcore::image::Format;
+use imgcore::nbd::attach::Device;
+use imgcore::nbd::server::Export;
+
+use super::keeper::own_program;
+use super::serve::disk::{ReadOnly, Writable};
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::open::{self, TrustArgs};
+use crate::output::{ReportArgs, warn};
+use crate::tool::{Background, Tool};
+
+/// The arguments of `vmimg nbd connect`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+It prints the device and its partitions, which are there when it returns, and
+goes on in the background until `vmimg nbd disconnect`. However its processes
+end, the device is disconnected.
+
+Needs root and the kernel's nbd driver (`modprobe nbd`).
+
+Examples:
+  vmimg nbd connect web1.qcow2
+  vmimg nbd connect --read-only -f raw disk.raw /dev/nbd3
+  vmimg nbd connect --foreground web1.qcow2")]
+pub(super) struct Args {
+    /// The format of the image; it is guessed otherwise
+    #[arg(short = 'f', long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Make a device that can be read and not written
+    #[arg(short = 'r', long)]
+    read_only: bool,
+    /// Stay in front, until SIGINT, SIGTERM or `vmimg nbd disconnect`
+    #[arg(long)]
+    foreground: bool,
+    /// The size of the device's logical blocks
+    #[arg(long, value_name = "BYTES", default_value_t = 512)]
+    block_size: u64,
+    /// Fail a request that takes longer; 0 for never
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    timeout: u64,
+    /// How long requests wait when the server is lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 1)]
+    dead_timeout: u64,
+    /// Leave the terminal and the streams when ready
+    #[arg(long, hide = true, requires = "foreground")]
+    detach: bool,
+    #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
+    report: ReportArgs,
+    /// The image
+    #[arg(value_name = "IMG")]
+    image: PathBuf,
+    /// The device; the first free one otherwise
+    #[arg(value_name = "DEVICE")]
+    device: Option<String>,
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let device = args.device.as_deref().map(str::parse::<Device>).transpose()?;
+    if args.foreground {
+        return attached::run(args, device, context);
+    }
+    let Background { status, stdout, stderr } = background(args, context)?.background()?;
+    context.write_error(&String::from_utf8_lossy(&stderr));
+    context.write_out(&stdout)?;
+    match status {
+        // It has said why.
+        Some(status) => Err(CommandError::answer(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))),
+        None => Ok(()),
+    }
+}
+
+/// Returns a run of this program with the same arguments, to be started in the background.
+fn background(args: &Args, context: &Context) -> Result<Tool, CommandError> {
+    let mut tool = Tool::new(context, own_program()?).args(["nbd", "connect", "--foreground", "--detach"]);
+    let numbers = [("--block-size", args.block_size), ("--timeout", args.timeout), ("--dead-timeout", args.dead_timeout)];
+    for (name, number) in numbers {
+        tool = tool.args([name, &number.to_string()]);
+    }
+    let flags = [("--read-only", args.read_only), ("--untrusted", args.trust.untrusted), ("--json", args.report.json)];
+    for (flag, _) in flags.iter().filter(|(_, given)| *given) {
+        tool = tool.arg(flag);
+    }
+    if let Some(format) = &args.format {
+        tool = tool.args(["--format", format]);
+    }
+    Ok(tool.arg("--").arg(&args.image).args(&args.device))
+}
+
+/// Opens the image.
+fn export(args: &Args, context: &Context) -> Result<Export, CommandError> {
+    let options = open::options(args.format.as_deref().map(str::parse::<Format>).transpose()?, args.trust);
+    if args.read_only {
+        let disk = open::open(context, &args.image, &options)?;
+        return Ok(Export::new("", Box::new(ReadOnly(disk)), true));
+    }
+    let disk = open::open_writable(context, &args.image, &options)?;
+    if args.format.is_none() && disk.format() == Format::Raw {
+        warn(context, format!("the format of `{}` was guessed to be raw; `-f raw` declares it", args.image.display()));
+    }
+    Ok(Export::new("", Box::new(Writable(disk)), false))
+}
+
+/// Returns the time that `seconds` is, if there is one.
+fn limit(seconds: u64) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}

@@ -1,0 +1,86 @@
+//! `vmimg nbd disconnect`: a device without its server again.
+
+use std::time::{Duration, Instant};
+
+use imgcore::nbd::attach::{Device, Error, Kernel};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::identity::Identity;
+use super::keep::forget_partitions;
+use crate::context::Context;
+use crate::error::{CommandError, ErrorKind};
+use crate::output::warn;
+
+/// The arguments of `vmimg nbd disconnect`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+What was written to the device is in the image, and durable, when this returns.
+A device that is mounted is refused.
+
+Examples:
+  vmimg nbd disconnect /dev/nbd0
+  vmimg nbd disconnect --force nbd0")]
+pub(super) struct Args {
+    /// Disconnect a device that is mounted, or whose server is lost
+    #[arg(long)]
+    force: bool,
+    /// The device
+    #[arg(value_name = "DEVICE")]
+    device: String,
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let device: Device = args.device.parse()?;
+    if !device.is_connected() {
+        return Err(Error::NotConnected(device.path()).into());
+    }
+    let kernel = Kernel::open()?;
+    let server = server(device);
+    // While it is held nobody can mount the device.
+    let claimed = if args.force { None } else { Some(device.claim()?) };
+    if let Err(error) = device.flush() {
+        let error = CommandError::from(error);
+        if !args.force {
+            return Err(error.hint("`--force` disconnects it nevertheless, and what was not written is lost"));
+        }
+        warn(context, format!("what was written last may be lost: {error}"));
+    }
+    let identifier = device.identifier();
+    kernel.disconnect(device)?;
+    drop(claimed);
+    if let Some(server) = server {
+        wait(&server, device, context)?;
+    }
+    if !args.force {
+        forget_partitions(device, identifier.as_deref());
+    }
+    Ok(())
+}
+
+/// Returns the process of this program that serves `device`.
+fn server(device: Device) -> Option<OwnedFd> {
+    let identity = Identity::of(device)?;
+    // One of another process namespace has another number there.
+    (device.pid() == Some(identity.pid)).then_some(())?;
+    pidfd_open(Pid::from_raw(i32::try_from(identity.pid).ok()?)?, PidfdFlags::empty()).ok()
+}
+
+/// Waits for the server to write what it holds and to end.
+fn wait(server: &OwnedFd, device: Device, context: &Context) -> Result<(), CommandError> {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        context.interrupt().check()?;
+        // A signal ends the wait as well.
+        if poll(&mut [PollFd::new(server, PollFlags::IN)], Some(&STEP)).is_ok_and(|ready| ready > 0) {
+            return Ok(());
+        }
+    }
+    let message = format!("`{}` is disconnected, but its server still writes", device.path().display());
+    Err(CommandError::new(ErrorKind::TimedOut, message).hint("the image stays locked until the server ends"))
+}
+
+/// How long a server may write what it holds.
+const PATIENCE: Duration = Duration::from_secs(60);
+const STEP: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };

@@ -1,0 +1,95 @@
+//! `vmimg nbd keep`: the process beside a server that touches its device, and frees it when the server is gone.
+//!
+//! A process that waits for its own device cannot be killed while it does, and then nobody would answer it. So the server leaves
+//! all that reads or writes the device to this one, which it tells what to do, a line each:
+//!
+//! ```text
+//! watch N     /dev/nbdN is connected from now on, or soon     done
+//! scan        read the partition table                        done | none
+//! flush       make durable what was written                   done | used, when it is mounted
+//! ```
+//!
+//! The answer may also be `failed: ` and why. At the end of its input, which is the end of the server, it disconnects the device
+//! if that has not happened, and its partitions go.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead};
+use std::os::unix::ffi::OsStrExt;
+use std::thread;
+use std::time::Duration;
+
+use imgcore::nbd::attach::{Device, Error, Kernel};
+
+use super::identity::Identity;
+use crate::context::Context;
+use crate::error::{CommandError, ErrorKind};
+use crate::output::print_line;
+
+/// The arguments of `vmimg nbd keep`.
+#[derive(Debug, clap::Args)]
+#[command(about = "Free a device when its server is gone")]
+pub(super) struct Args {
+    /// What the device says about its server
+    #[arg(value_name = "IDENTITY")]
+    identity: OsString,
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let identity = Identity::decode(args.identity.as_bytes());
+    let identity = identity.ok_or_else(|| CommandError::new(ErrorKind::Usage, "this is no identity of a server"))?;
+    let kernel = Kernel::open()?;
+    let mut device = None;
+    for line in io::stdin().lock().lines() {
+        // A server that is killed may have written half a line, and is at its end.
+        let Ok(line) = line else { break };
+        let answer = answer(&line, &mut device).unwrap_or_else(|error| format!("failed: {error}"));
+        // Without a reader the input ends as well.
+        let _lost = print_line(context, answer).and_then(|()| context.flush());
+    }
+    context.interrupt().answer();
+    let Some(device) = device.filter(|device| identity.is_behind(*device) || !device.is_connected()) else { return Ok(()) };
+    let identifier = device.identifier();
+    // It may be disconnected already, and only still be open somewhere.
+    let done = if identity.is_behind(device) { kernel.disconnect(device) } else { Ok(()) };
+    forget_partitions(device, identifier.as_deref());
+    match done {
+        Err(error) if device.is_connected() => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the kernel drop the partitions of a device that is disconnected, which it keeps until it looks again. Who has the device
+/// open has some time to close it; `identifier` is what it said when it was connected.
+pub(super) fn forget_partitions(device: Device, identifier: Option<&[u8]>) {
+    for _ in 0..TRIES {
+        if device.is_connected() {
+            if device.identifier().as_deref() != identifier {
+                // It has a new server.
+                return;
+            }
+        } else if device.partitions().is_empty() || device.scan().is_ok() && device.partitions().is_empty() {
+            return;
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn answer(line: &str, device: &mut Option<Device>) -> Result<String, Error> {
+    if let Some(number) = line.strip_prefix("watch ").and_then(|number| number.parse().ok()) {
+        *device = Some(Device::new(number));
+        return Ok("done".to_owned());
+    }
+    let device = device.ok_or_else(|| Error::Unfit("no device was named".to_owned()))?;
+    match line {
+        "scan" => Ok(if device.scan()? { "done" } else { "none" }.to_owned()),
+        "flush" => {
+            let used = matches!(device.claim(), Err(Error::InUse(_)));
+            device.flush().map(|()| if used { "used" } else { "done" }.to_owned())
+        }
+        _ => Err(Error::Unfit(format!("`{line}` is not known"))),
+    }
+}
+
+/// How often a device that is open elsewhere is looked at, and how long after each other.
+const TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(50);

@@ -1,0 +1,66 @@
+partitioned a.qcow2 64M
+
+n=0
+while [ $n -lt "$ROUNDS" ]; do
+  must vmimg nbd connect a.qcow2
+  said '^/dev/nbd0p2$'
+  must vmimg nbd disconnect nbd0
+  nothing_left
+  n=$((n + 1))
+done
+
+# However the server ends: asked to, killed, killed while it writes, with its keeper gone before.
+gone() { [ ! -e /sys/block/nbd0/pid ] && ! pidof vmimg; }
+server() { cat /sys/block/nbd0/pid; }
+keeper() { pidof vmimg | tr ' ' '\n' | grep -vx "$(server)"; }
+n=0
+while [ $n -lt "$ROUNDS" ]; do
+  for signal in TERM INT HUP KILL; do
+    must vmimg nbd connect a.qcow2
+    kill -$signal "$(server)"
+    until_true gone
+    nothing_left
+  done
+
+  must vmimg nbd connect a.qcow2
+  dd if=/dev/zero of=/dev/nbd0p2 bs=1M 2>/dev/null &
+  usleep 20000
+  kill -KILL "$(server)"
+  wait
+  until_true gone
+  nothing_left
+  must vmimg image check -q a.qcow2
+
+  # A keeper that is killed has a successor.
+  must vmimg nbd connect a.qcow2
+  first=$(keeper)
+  kill -KILL "$first"
+  another() { [ -n "$(keeper)" ] && [ "$(keeper)" != "$first" ]; }
+  until_true another
+  kill -KILL "$(server)"
+  until_true gone
+  nothing_left
+  n=$((n + 1))
+done
+
+# Killed at any time while it connects.
+n=0
+while [ $n -lt $((ROUNDS * 4)) ]; do
+  vmimg nbd connect --foreground a.qcow2 >log 2>&1 &
+  usleep $((n * 7000 % 400000))
+  kill -KILL $!
+  wait $!
+  until_true gone
+  nothing_left
+  n=$((n + 1))
+done
+
+# With both gone at once the device says what it was, and disconnect frees it.
+must vmimg nbd connect a.qcow2
+kill -KILL "$(keeper)" "$(server)"
+until_true sh -c '! pidof vmimg'
+if [ -e /sys/block/nbd0/pid ]; then
+  must vmimg nbd disconnect --force nbd0
+fi
+[ ! -e /sys/block/nbd0/pid ] || fail "a device is left"
+echo ALL GOOD

@@ -1,0 +1,26 @@
+//! Images behind /dev/nbdX, in a guest whose kernel has nbd: this machine's need not, and its devices are not ours to use.
+
+mod guest;
+
+use guest::Guest;
+
+/// What the scripts share.
+const COMMON: &str = include_str!("common.sh");
+
+#[test]
+fn devices_are_connected_listed_refused_and_disconnected() {
+    let said = Guest::new().run(COMMON, include_str!("devices.sh"));
+    assert!(said.contains("ALL GOOD"), "{said}");
+}
+
+#[test]
+fn file_systems_are_made_changed_grown_and_sound_afterwards() {
+    let said = Guest::new().run(COMMON, include_str!("file_systems.sh"));
+    assert!(said.contains("ALL GOOD"), "{said}");
+}
+
+#[test]
+fn however_a_server_ends_no_device_mount_or_process_is_left() {
+    let said = Guest::new().run(COMMON, include_str!("ends.sh"));
+    assert!(said.contains("ALL GOOD"), "{said}");
+}

@@ -1,5 +1,7 @@
 //! SELinux labels for new files, from the guest's own policy.
 
+use std::collections::BTreeMap;
+
 use imgcore::fs::{FileKind, GuestPath};
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -15,6 +17,8 @@ pub(super) struct Labels {
     /// Whether the guest wants labels at all.
     wanted: bool,
     missed: bool,
+    /// Rules that were looked at, by their patterns; `None` for one that is no regular expression.
+    compiled: BTreeMap<String, Option<Regex>>,
 }
 
 #[derive(Debug)]
@@ -56,10 +60,11 @@ impl Labels {
             return None;
         }
         let path = self.substituted(path.as_str());
-        let literal = self.rules.iter().rev().find(|rule| rule.is_literal() && rule.fits(kind) && rule.stem == path);
+        let literal = self.rules.iter().rev().find(|rule| rule.stem == path && rule.fits(kind) && rule.is_literal());
         let found = literal.or_else(|| {
-            let mut rules = self.rules.iter().rev().filter(|rule| !rule.is_literal() && rule.fits(kind));
-            rules.find(|rule| path.starts_with(&rule.stem) && rule.matches(&path))
+            let compiled = &mut self.compiled;
+            let mut rules = self.rules.iter().rev().filter(|rule| rule.fits(kind) && path.starts_with(&rule.stem));
+            rules.find(|rule| !rule.is_literal() && rule.matches(&path, compiled))
         });
         match found.map(|rule| &rule.context) {
             // The kernel stores a context with the NUL that ends it.
@@ -120,8 +125,12 @@ impl Rule {
         self.pattern.replace("\\.", "").bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_-@:".contains(&byte))
     }
 
-    fn matches(&self, path: &str) -> bool {
-        regex(&self.pattern).is_some_and(|regex| regex.is_match(path.as_bytes()))
+    fn matches(&self, path: &str, compiled: &mut BTreeMap<String, Option<Regex>>) -> bool {
+        if compiled.len() >= COMPILED_MAX && !compiled.contains_key(&self.pattern) {
+            compiled.clear();
+        }
+        let regex = compiled.entry(self.pattern.clone()).or_insert_with(|| regex(&self.pattern));
+        regex.as_ref().is_some_and(|regex| regex.is_match(path.as_bytes()))
     }
 }
 
@@ -184,6 +193,8 @@ fn file_kind(field: &str) -> Option<Option<FileKind>> {
 /// The most bytes that are read of a policy's rules, and that one compiled rule takes.
 const CONTEXTS_MAX: u64 = 8 << 20;
 const REGEX_MAX: usize = 1 << 20;
+/// Compiled rules that are kept.
+const COMPILED_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {

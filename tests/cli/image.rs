@@ -300,9 +300,10 @@ fn images_are_named_as_qemu_img_names_them() {
     insta::assert_snapshot!(sandbox.run("image info json:{}"), @r"
     exit status 1
     --- stderr
-    error: `json:` is not supported: images are files
+    error: `json:` is not supported: images are files and NBD exports
 
     hint: a file whose own name has a colon is `./NAME` or `file:NAME`
+    hint: an NBD export is `nbd://HOST:PORT/EXPORT` or `nbd+unix:///EXPORT?socket=PATH`
     ");
     for line in [
         "info nbd://localhost/x",

@@ -6,6 +6,7 @@ pub mod disk;
 pub mod domain;
 pub mod generate;
 pub mod image;
+mod late;
 pub mod list;
 pub mod nbd;
 pub mod prepare;
@@ -26,6 +27,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::exit::ExitStatus;
+use late::Late;
 
 /// Prepares and seeds virtual machine disks: no root, no mount, no appliance.
 #[derive(Debug, Parser)]
@@ -41,37 +43,37 @@ struct Cli {
 #[non_exhaustive]
 pub enum Command {
     /// Make a machine from a base image, ready to boot
-    Prepare(Box<prepare::Args>),
+    Prepare(Box<Late<prepare::Args>>),
     /// Start a machine
-    Boot(boot::Args),
+    Boot(Late<boot::Args>),
     /// List the machines
-    List(list::Args),
+    List(Late<list::Args>),
     /// Show everything about a machine
-    Show(show::Args),
+    Show(Late<show::Args>),
     /// Read machines again and compare them with their records
-    Verify(verify::Args),
+    Verify(Late<verify::Args>),
     /// Shut machines down, or switch them off
-    Stop(stop::Args),
+    Stop(Late<stop::Args>),
     /// Remove machines with their disks
-    Remove(remove::Args),
+    Remove(Late<remove::Args>),
     /// Connect to a guest's serial console, or print its log
-    Console(console::Args),
+    Console(Late<console::Args>),
     /// Log in to a guest
-    Ssh(ssh::Args),
+    Ssh(Late<ssh::Args>),
     /// What is inside a disk: files, partitions, changes without a mount
-    Disk(disk::Args),
+    Disk(Late<disk::Args>),
     /// Image files, with qemu-img's verbs and options
-    Image(image::Args),
+    Image(Late<image::Args>),
     /// Network block devices: images where other programs expect a device
-    Nbd(nbd::Args),
+    Nbd(Late<nbd::Args>),
     /// What a guest reads at its first boot: seeds and keys
-    Seed(seed::Args),
+    Seed(Late<seed::Args>),
     /// Base images by name: add, list, verify, remove
-    Store(store::Args),
+    Store(Late<store::Args>),
     /// Descriptions of virtual machines, for libvirt
-    Domain(domain::Args),
+    Domain(Late<domain::Args>),
     /// Write man pages or shell completions
-    Generate(generate::Args),
+    Generate(Late<generate::Args>),
 }
 
 /// Does what `command` says.
@@ -81,22 +83,22 @@ pub enum Command {
 /// What the command failed with.
 pub fn run(command: Command, context: &Context) -> Result<(), CommandError> {
     match command {
-        Command::Prepare(args) => prepare::run(&args, context),
-        Command::Boot(args) => boot::run(args, context),
-        Command::List(args) => list::run(args, context),
-        Command::Show(args) => show::run(args, context),
-        Command::Verify(args) => verify::run(args, context),
-        Command::Stop(args) => stop::run(args, context),
-        Command::Remove(args) => remove::run(args, context),
-        Command::Console(args) => console::run(args, context),
-        Command::Ssh(args) => ssh::run(args, context),
-        Command::Disk(args) => disk::run(args, context),
-        Command::Image(args) => image::run(args, context),
-        Command::Nbd(args) => nbd::run(args, context),
-        Command::Seed(args) => seed::run(args, context),
-        Command::Store(args) => store::run(args, context),
-        Command::Domain(args) => domain::run(args, context),
-        Command::Generate(args) => generate::run(args, context),
+        Command::Prepare(args) => prepare::run(&args.0, context),
+        Command::Boot(Late(args)) => boot::run(args, context),
+        Command::List(Late(args)) => list::run(args, context),
+        Command::Show(Late(args)) => show::run(args, context),
+        Command::Verify(Late(args)) => verify::run(args, context),
+        Command::Stop(Late(args)) => stop::run(args, context),
+        Command::Remove(Late(args)) => remove::run(args, context),
+        Command::Console(Late(args)) => console::run(args, context),
+        Command::Ssh(Late(args)) => ssh::run(args, context),
+        Command::Disk(Late(args)) => disk::run(args, context),
+        Command::Image(Late(args)) => image::run(args, context),
+        Command::Nbd(Late(args)) => nbd::run(args, context),
+        Command::Seed(Late(args)) => seed::run(args, context),
+        Command::Store(Late(args)) => store::run(args, context),
+        Command::Domain(Late(args)) => domain::run(args, context),
+        Command::Generate(Late(args)) => generate::run(args, context),
     }
 }
 

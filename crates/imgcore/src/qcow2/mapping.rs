@@ -1,6 +1,6 @@
 //! Where the disk is stored, as a map of the image shows it.
 
-use super::entry::{Entry, SubclusterKind};
+use super::entry::{Entry, SubclusterKind, marked};
 use super::error::{Corrupt, Error};
 use super::image::Image;
 use super::offset::{GuestOffset, HostOffset, to_u64, to_usize};
@@ -118,10 +118,28 @@ impl<S: BlockRead> Image<S> {
             (SubclusterKind::Zero, host) => {
                 Place::Zero(host.filter(|_| geometry.extended_l2 || standard.host != Some(HostOffset(0))))
             }
-            (SubclusterKind::Allocated, Some(host)) => Place::Stored(host),
+            (SubclusterKind::Allocated, Some(host)) => {
+                let behind = table.get(from.saturating_add(1)..).unwrap_or_default();
+                let first = geometry.align_down(host.0);
+                let len = len.saturating_add(self.clusters_behind(behind, first).saturating_mul(geometry.cluster_size()));
+                return Ok(Mapping { len, place: Place::Stored(host) });
+            }
             (SubclusterKind::Unallocated | SubclusterKind::Allocated, host) => Place::Unallocated(host),
         };
         Ok(Mapping { len, place })
+    }
+
+    /// Returns how many of the entries in `words` name the clusters that lie behind the one at `first`, one after the other.
+    ///
+    /// Most tables are long runs of such; nothing else needs to be known of them. Where entries have two words, or a cluster's
+    /// place has more rules, it is 0.
+    fn clusters_behind(&self, words: &[u64], first: u64) -> u64 {
+        let geometry = self.geometry();
+        if geometry.extended_l2 || self.has_data_file() {
+            return 0;
+        }
+        let places = (1..).map(|index: u64| first.saturating_add(index.saturating_mul(geometry.cluster_size())));
+        to_u64(words.iter().zip(places).take_while(|(word, place)| marked(**word, false) == *place).count())
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::disk::{Layer, named};
 use super::open_commit::{CommitChain, open_commit};
 use super::{Disk, Error, OpenOptions};
-use crate::block::{self, BlockRead, ByteRange, Hole, Resize, is_zero, map_in_order};
+use crate::block::{self, BlockRead, ByteRange, Hole, Resize, in_order, is_zero};
 use crate::qcow2::{self, Image};
 
 /// How an image is committed.
@@ -71,19 +71,19 @@ pub fn commit_image<S: BlockRead, B: Resize>(
         while offset < top.size() && pieces.len() < MOST_PIECES {
             offset = layers.next_pieces(offset, &mut pieces)?;
         }
-        map_in_order(
-            &pieces,
+        in_order(
+            pieces.into_iter().map(Ok),
             threads.max(1),
-            || Ok::<_, Error>(()),
-            |(), piece| {
+            || Ok::<_, Error>(Vec::new()),
+            |bytes, piece| {
                 watch(piece.range)?;
-                Ok((piece.range, layers.read(piece)?))
+                layers.read(piece, bytes)
             },
-            |(range, bytes)| {
-                if bytes.is_empty() || is_zero(&bytes) {
+            |bytes, Piece { range, layer }| {
+                if layer.is_none() || is_zero(bytes) {
                     base.write_zeroes_at(range, Hole::Allow)?;
                 } else {
-                    base.write_all_at(&bytes, range.start())?;
+                    base.write_all_at(bytes, range.start())?;
                 }
                 Ok(())
             },
@@ -147,15 +147,15 @@ impl<S: BlockRead> Layers<'_, S> {
         Ok(end)
     }
 
-    /// Returns the bytes of `piece`; none for zeros.
-    fn read(&self, piece: &Piece) -> Result<Vec<u8>, Error> {
-        let Some(layer) = piece.layer else { return Ok(Vec::new()) };
-        let mut bytes = vec![0; usize::try_from(piece.range.len()).unwrap_or(usize::MAX)];
+    /// Makes `bytes` those of `piece`; leaves them for zeros.
+    fn read(&self, piece: &Piece, bytes: &mut Vec<u8>) -> Result<(), Error> {
+        let Some(layer) = piece.layer else { return Ok(()) };
+        bytes.resize(usize::try_from(piece.range.len()).unwrap_or(usize::MAX), 0);
         match layer.checked_sub(1).and_then(|index| self.between.get(index)) {
-            Some(disk) => disk.read_exact_at(&mut bytes, piece.range.start())?,
-            None => self.top.read_exact_at(&mut bytes, piece.range.start())?,
+            Some(disk) => disk.read_exact_at(bytes, piece.range.start())?,
+            None => self.top.read_exact_at(bytes, piece.range.start())?,
         }
-        Ok(bytes)
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use imgcore::qcow2::NewBitmap;
 use super::convert_options::{self, Cache, Snapshot};
 use super::options::CreateOptions;
 use super::reference::{ImageReference, SourceArgs, parse_format, plain_path};
-use super::watch::{Paced, Watch};
+use super::watch::{Paced, Watch, threads};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::open::policy;
@@ -89,7 +89,7 @@ pub(super) struct Args {
     /// Copy even while another program writes to the image
     #[arg(short = 'U', long)]
     force_share: bool,
-    /// How many threads copy, 1 to 16
+    /// How many threads copy, 1 to 16; no more than there are processors
     #[arg(short = 'm', value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=16))]
     at_a_time: u32,
     /// Accepted for scripts: the order of writes is not the disk's
@@ -133,7 +133,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
     let paced = args.rate.filter(|rate| rate.0 > 0).map(|rate| Paced::new(source, rate.0, context));
     let source: &dyn BlockRead = paced.as_ref().map_or(source, |paced| paced);
     let how = ConvertOptions {
-        threads: usize::try_from(args.at_a_time).unwrap_or(1),
+        threads: usize::try_from(args.at_a_time).unwrap_or(1).min(threads()),
         compress: args.compress,
         hole: args.sparse.map_or(SPARSE, |size| size.0),
         backing: None,

@@ -149,8 +149,8 @@ impl fmt::Debug for Deflater {
     }
 }
 
-/// A quarter faster than the default level, and one percent larger.
-const ZLIB_LEVEL: u32 = 4;
+/// As fast as 4 here, and less than 3 % larger than what zlib makes at its default level.
+const ZLIB_LEVEL: u32 = 5;
 /// A fifth faster than the default level, and one percent larger.
 const ZSTD_LEVEL: i32 = 2;
 

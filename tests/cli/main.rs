@@ -2,6 +2,7 @@
 
 mod disk;
 mod disk_files;
+mod disk_in_place;
 mod domain;
 mod frame;
 mod image;

@@ -2,6 +2,7 @@
 
 mod client;
 mod hostile;
+mod in_place;
 mod peer;
 mod serve;
 mod served;

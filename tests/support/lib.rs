@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub mod device;
 pub mod disk;
 pub mod facts;
 pub mod fuzz;

@@ -23,8 +23,25 @@ impl Mounted {
     ///
     /// When it cannot be started.
     pub fn open(image: &Path, options: &str) -> Result<Self, String> {
+        Self::mount(image, &format!("loop,{options}"))
+    }
+
+    /// Mounts the file system on the block device `device`, as [`Mounted::open`] does with files.
+    ///
+    /// # Errors
+    ///
+    /// What `mount` said when it failed.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn device(device: &str, options: &str) -> Result<Self, String> {
+        Self::mount(Path::new(device), options)
+    }
+
+    fn mount(what: &Path, options: &str) -> Result<Self, String> {
         let folder = tempfile::tempdir().unwrap();
-        let output = as_root("mount").args(["-o", &format!("loop,{options}")]).arg(image).arg(folder.path()).output();
+        let output = as_root("mount").args(["-o", options]).arg(what).arg(folder.path()).output();
         if output.status.success() { Ok(Self { folder }) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
     }
 
@@ -50,7 +67,7 @@ impl Drop for Mounted {
     }
 }
 
-fn as_root(program: &str) -> Tool {
+pub(crate) fn as_root(program: &str) -> Tool {
     let is_root = Tool::new("id").arg("-u").run().trim() == "0";
     if is_root { Tool::new(program) } else { Tool::new("sudo").args(["-n", program]) }
 }

@@ -8,6 +8,7 @@
 //! store      base images on disk, by name
 //! domain     the description of a virtual machine, for libvirt and for QEMU
 //! hypervisor what runs a domain: libvirt, or QEMU itself
+//! in_place   disks that are changed where they are
 //! output  progress  size  tool  interrupt   what commands share
 //! ```
 #![cfg_attr(
@@ -31,6 +32,7 @@ pub mod error;
 pub mod exit;
 pub mod files;
 pub mod hypervisor;
+pub mod in_place;
 pub mod interrupt;
 pub mod machine;
 pub mod open;

@@ -29,7 +29,7 @@ impl From<fs::Error> for CommandError {
             }
             fs::Error::Unrepresentable { .. } => (ErrorKind::Unsupported, None),
             fs::Error::Corrupt { .. } => (ErrorKind::Corrupt, Some("nothing was changed; `e2fsck -f` repairs ext4")),
-            fs::Error::Refused(_) => (ErrorKind::Unsupported, Some("nothing was changed")),
+            fs::Error::Refused(_) | fs::Error::JournalTooSmall { .. } => (ErrorKind::Unsupported, Some("nothing was changed")),
             _ => (ErrorKind::Unexpected, None),
         };
         Self::from_source(kind, hint, error)

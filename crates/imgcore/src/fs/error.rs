@@ -61,6 +61,14 @@ pub enum Error {
     /// The file system is sound but is not changed, or not read, in this state.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The journal has no room for all that would change at once.
+    #[error("the file system's journal has room for {room} blocks, and {blocks} would change at once")]
+    JournalTooSmall {
+        /// Blocks that would change, or a part of them that is too many already.
+        blocks: usize,
+        /// Blocks that the journal has.
+        room: usize,
+    },
     /// The device below failed.
     #[error(transparent)]
     Storage(#[from] block::Error),

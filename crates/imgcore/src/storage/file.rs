@@ -1,10 +1,11 @@
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::num::NonZero;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, seek};
+use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, fcntl_getfl, fcntl_setfl, seek};
 
 use super::holes;
 use super::writeback::Writeback;
@@ -40,13 +41,25 @@ impl FileDisk {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`], [`ErrorKind::PermissionDenied`]; [`ErrorKind::Refused`] when it is of another type.
+    /// [`ErrorKind::NotFound`], [`ErrorKind::PermissionDenied`]; [`ErrorKind::Refused`] when it is of another type;
+    /// [`ErrorKind::InUse`] for a device that is to be written and is mounted, or a part of another one.
     pub fn open(path: &Path, access: Access) -> Result<Self, Error> {
-        let cannot = |error| Error::from_io(format!("cannot open `{}`", path.display()), error);
+        let cannot = |error: io::Error| match error.kind() {
+            io::ErrorKind::ResourceBusy => {
+                let message = format!("`{}` is in use: it is mounted, or another device is made of it", path.display());
+                Error::with_source(ErrorKind::InUse, message, error)
+            }
+            _ => Error::from_io(format!("cannot open `{}`", path.display()), error),
+        };
         // Without O_NONBLOCK, opening a FIFO would wait for its other end.
-        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+        let mut flags = OFlags::NONBLOCK;
+        // What open(2) says of O_EXCL: "if the block device is in use by the system (e.g., mounted), open() fails".
+        if access == Access::ReadWrite && path.metadata().is_ok_and(|found| found.file_type().is_block_device()) {
+            flags |= OFlags::EXCL;
+        }
         let mut options = OpenOptions::new();
-        options.read(true).write(access == Access::ReadWrite).custom_flags(nonblocking);
+        let flags = i32::try_from(flags.bits()).unwrap_or_default();
+        options.read(true).write(access == Access::ReadWrite).custom_flags(flags);
         let file = options.open(path).map_err(cannot)?;
         let file_type = file.metadata().map_err(cannot)?.file_type();
         if !file_type.is_file() && !file_type.is_block_device() {
@@ -114,6 +127,12 @@ impl FileDisk {
     pub fn zero_fast(&mut self, range: ByteRange, hole: Hole) -> Result<bool, Error> {
         self.writable(range.start(), range.len())?;
         Ok(range.is_empty() || holes::zero(&self.file, range, hole).map_err(|error| self.failed("zero", range, error))?)
+    }
+
+    /// Has the kernel forget what it knows of `range`, so that reading it asks the storage. What is not durable yet stays known.
+    pub fn forget(&self, range: ByteRange) {
+        // A file system that cannot forget answers from memory.
+        let _known = fadvise(&self.file, range.start(), NonZero::new(range.len()), Advice::DontNeed);
     }
 
     /// Leaves it to the kernel when what is written is stored: nobody will flush.

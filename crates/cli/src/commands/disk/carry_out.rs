@@ -8,8 +8,8 @@ use imgcore::partition::Table;
 use seed::guest::{Guest, Tree};
 use seed::plan::{Step, label_new_files};
 
-use super::change::change;
-use super::volume::{VolumeArgs, choose, window};
+use super::change::{ChangeArgs, Task, change};
+use super::volume::{VolumeArgs, choose};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::open::{open, options};
@@ -24,17 +24,17 @@ use crate::volumes::volumes;
 /// image is as it was then.
 pub(super) fn carry_out(
     context: &Context,
-    args: &VolumeArgs,
+    args: &ChangeArgs,
     report: ReportArgs,
     mut plan: EditPlan,
 ) -> Result<(), CommandError> {
-    let number = prepare(context, args, &mut plan)?;
+    let number = prepare(context, &args.volume, &mut plan)?;
     let now = Timestamp { secs: context.unix_time(), nanos: 0 };
-    change(context, args, |disk| {
-        let mut editor = Editor::open(window(&mut *disk, number)?, now)?;
+    change(context, args, Task { number: Some(number), ..Task::default() }, |part| {
+        let mut editor = Editor::open(&mut *part, now)?;
         editor.apply(&plan)?;
         editor.finish()?;
-        Ok(ext4::verify(&window(&*disk, number)?, &plan)?)
+        Ok(ext4::verify(part, &plan)?)
     })?;
     if !report.json {
         return Ok(());

@@ -1,44 +1,191 @@
-//! Changing an image in place: all at once or not at all.
+//! Changing an image: all at once or not at all.
+//!
+//! ```text
+//! in place   devices and exports always, image files when their file system has a journal that takes the change
+//! a copy     other image files: changed, read back and renamed over the original
+//! ```
+//!
+//! In place is the default: what it costs grows with the change, while a copy grows with the image, and both leave the old state
+//! or the new one after a cut.
 
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use imgcore::block::{BlockRead, BlockWrite, Change, Hole, Staged};
+use imgcore::block::{BlockRead, BlockWrite, ByteRange, Change, Changes, Hole, Slice, Staged};
 use imgcore::image::{Disk, OpenOptions};
+use imgcore::partition::{self, Growth};
+use imgcore::storage::{Access, FileDisk};
 
-use super::volume::VolumeArgs;
+use super::volume::{VolumeArgs, choose, window};
 use crate::context::Context;
 use crate::draft::Draft;
 use crate::error::{CommandError, ErrorKind};
+use crate::in_place::{InPlace, NotInPlace};
 use crate::open::{open, open_writable, options};
+use crate::place::Place;
 
-/// Lets `change` work on the disk in the image that `args` name, then makes the image what came out of it.
+/// What is changed, and how.
+#[derive(Debug, clap::Args)]
+pub(super) struct ChangeArgs {
+    /// Change the image itself, or fail; without it, a copy where it must be
+    #[arg(long)]
+    in_place: bool,
+    /// Change a copy of the image file, which then replaces it
+    #[arg(long, conflicts_with = "in_place")]
+    copy: bool,
+    #[command(flatten)]
+    pub(super) volume: VolumeArgs,
+}
+
+impl ChangeArgs {
+    /// Returns those that say nothing of the way.
+    pub(super) fn new(volume: VolumeArgs) -> Self {
+        Self { in_place: false, copy: false, volume }
+    }
+}
+
+/// What is to be done to a disk besides what is done to a file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Task {
+    /// The partition, 0 for the whole disk; otherwise the one that the arguments mean.
+    pub(super) number: Option<u32>,
+    /// Whether the partition takes up the space behind it first.
+    pub(super) grow_partition: bool,
+    /// Whether the file system is made anew, which its journal cannot hold.
+    pub(super) anew: bool,
+}
+
+/// What has become of a disk.
+#[derive(Debug)]
+pub(super) struct Changed<T> {
+    /// What the work returned.
+    pub(super) outcome: T,
+    /// The partition that was to grow, and its growth.
+    pub(super) grown: Option<(u32, Growth)>,
+}
+
+/// A partition in memory, over its disk.
+pub(super) type Part<'s, 'd> = Slice<&'s mut Staged<&'d dyn BlockRead>>;
+
+/// Lets `work` change the partition that `args` and `task` name, then makes the image what came out of it.
 ///
-/// Until everything has been changed in memory, nothing is written; then a private copy of the file is changed, read back and
-/// renamed over the original.
+/// Until everything has been changed in memory, nothing is written; afterwards everything is read back.
 ///
 /// # Errors
 ///
-/// What `change` fails with, and the failures of the files. The image is as it was then.
+/// What `work` fails with, [`NotInPlace`], and the failures of the files. The image is as it was then.
 pub(super) fn change<T>(
     context: &Context,
-    args: &VolumeArgs,
-    change: impl FnOnce(&mut Staged<Disk>) -> Result<T, CommandError>,
-) -> Result<T, CommandError> {
-    let disk = open(context, &args.image, &options(args.format, args.trust))?;
-    let options = options(Some(disk.format()), args.trust);
-    let mut staged = Staged::new(disk);
-    let outcome = change(&mut staged)?;
-    context.interrupt().check()?;
-    let changes = staged.changes();
-    if changes.is_empty() {
-        return Ok(outcome);
+    args: &ChangeArgs,
+    task: Task,
+    work: impl FnOnce(&mut Part<'_, '_>) -> Result<T, CommandError>,
+) -> Result<Changed<T>, CommandError> {
+    let way = Way::of(context, args, task)?;
+    let volume = &args.volume;
+    if way == Way::Copy {
+        let disk = open(context, &volume.image, &options(volume.format, volume.trust))?;
+        let (changed, changes) = stage(&disk, volume, task, work)?;
+        copy(context, volume, disk, &changes)?;
+        return Ok(changed);
     }
-    let file = staged.base().storage().as_file().ok_or_else(|| {
-        let message = format!("`{}` is an NBD export, and changing one in place is not supported", args.image.display());
-        CommandError::new(ErrorKind::Unsupported, message)
-            .hint("`vmimg image convert` makes a file of it, and with `-n` writes the changed file back")
-    })?;
-    let draft = Draft::copy_of(context, file)?;
+    let mut disk = open_writable(context, &volume.image, &options(volume.format, volume.trust))?;
+    let (changed, changes) = stage(&disk, volume, task, work)?;
+    let all = changes.changes();
+    if all.is_empty() {
+        return Ok(changed);
+    }
+    context.interrupt().check()?;
+    let is_alone = disk.qcow2().is_none_or(|image| image.data_file().is_none());
+    match InPlace::plan(&disk, &all, changed.grown) {
+        Ok(plan) => {
+            plan.run(&mut disk)?;
+            disk.close()?;
+            let options = options(Some(disk.format()), volume.trust);
+            drop(disk);
+            let disk = open(context, &volume.image, &options)?;
+            forget(&disk, &all);
+            plan.verify(&disk)?;
+        }
+        Err(NotInPlace::TooMuch(_) | NotInPlace::Unsupported(_)) if way == Way::Either && is_alone => {
+            let options = options(Some(disk.format()), volume.trust);
+            drop(disk);
+            let disk = open(context, &volume.image, &options)?;
+            copy(context, volume, disk, &changes)?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(changed)
+}
+
+/// How an image is changed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Way {
+    InPlace,
+    Copy,
+    /// In place, or else a copy.
+    Either,
+}
+
+impl Way {
+    fn of(context: &Context, args: &ChangeArgs, task: Task) -> Result<Self, CommandError> {
+        let place = Place::of(context, &args.volume.image)?;
+        let found = match &place {
+            Place::File(path) => path.metadata().ok(),
+            Place::Export(_) => None,
+        };
+        let is_file =
+            matches!(place, Place::File(_)) && found.as_ref().is_none_or(|found| !found.file_type().is_block_device());
+        let what = if found.is_some() { "a block device" } else { "an NBD export" };
+        match (is_file, args.in_place, args.copy) {
+            (false, _, true) => {
+                let message = format!("`{}` is {what}, which is changed in place", args.volume.image.display());
+                Err(CommandError::new(ErrorKind::Usage, message).hint("leave `--copy` out"))
+            }
+            (false, ..) if task.anew => {
+                let message =
+                    format!("`{}` is {what}, where a new file system cannot be made at once", args.volume.image.display());
+                Err(CommandError::new(ErrorKind::Unsupported, message)
+                    .hint("make it in an image file, and copy that there with `vmimg image convert -n`"))
+            }
+            (false, ..) | (true, true, _) => Ok(Self::InPlace),
+            (true, false, true) => Ok(Self::Copy),
+            // Other names of the file would show the change too: that is for the user to say.
+            (true, false, false) if task.anew || found.is_some_and(|found| found.nlink() > 1) => Ok(Self::Copy),
+            (true, false, false) => Ok(Self::Either),
+        }
+    }
+}
+
+/// Changes the partition in memory.
+fn stage<T>(
+    disk: &dyn BlockRead,
+    args: &VolumeArgs,
+    task: Task,
+    work: impl FnOnce(&mut Part<'_, '_>) -> Result<T, CommandError>,
+) -> Result<(Changed<T>, Changes), CommandError> {
+    let mut staged = Staged::new(disk);
+    let number = match task.number {
+        Some(number) => number,
+        None => choose(&staged, args.partition)?,
+    };
+    let grown = match number {
+        1.. if task.grow_partition => Some((number, partition::grow(&mut staged, number)?)),
+        _ => None,
+    };
+    let outcome = work(&mut window(&mut staged, number)?)?;
+    Ok((Changed { outcome, grown }, staged.into_changes()))
+}
+
+/// Changes a private copy of the file, reads it back and renames it over the original.
+fn copy(context: &Context, args: &VolumeArgs, disk: Disk, changes: &Changes) -> Result<(), CommandError> {
+    let changes = changes.changes();
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let options = options(Some(disk.format()), args.trust);
+    let file = FileDisk::open(disk.path(), Access::Read)?;
+    drop(disk);
+    let draft = Draft::copy_of(context, &file)?;
     let mut copy = open_writable(context, draft.path(), &options)?;
     for change in &changes {
         match change {
@@ -50,8 +197,16 @@ pub(super) fn change<T>(
     drop(copy);
     verify(context, draft.path(), &options, &changes)?;
     context.interrupt().check()?;
-    draft.publish()?;
-    Ok(outcome)
+    draft.publish()
+}
+
+/// Has what is read back come from the storage, and not from memory.
+fn forget(disk: &Disk, changes: &[Change<'_>]) {
+    match (disk.raw_file(), disk.storage().as_file()) {
+        (Some(raw), _) => changes.iter().for_each(|change| raw.forget(change.range())),
+        (None, Some(file)) => file.forget(ByteRange::new(0, file.size()).unwrap_or_default()),
+        (None, None) => {}
+    }
 }
 
 /// Reads every change back from the file.

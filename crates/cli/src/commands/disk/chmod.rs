@@ -3,8 +3,8 @@
 use imgcore::fs::{Attributes, Edit, EditPlan, FileKind, GuestPath};
 
 use super::carry_out::carry_out;
+use super::change::ChangeArgs;
 use super::volume::Volume;
-use super::volume::VolumeArgs;
 use super::walk::walk;
 use crate::context::Context;
 use crate::error::CommandError;
@@ -19,7 +19,7 @@ Examples:
   vmimg disk chmod -R web1.qcow2 0755 /srv/www")]
 pub(super) struct Args {
     #[command(flatten)]
-    volume: VolumeArgs,
+    change: ChangeArgs,
     /// Go down into folders; links in them are left alone
     #[arg(short = 'R', long)]
     recursive: bool,
@@ -35,7 +35,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let mut edits = Vec::new();
-    let volume = Volume::open(context, &args.volume)?;
+    let volume = Volume::open(context, &args.change.volume)?;
     for path in &args.paths {
         if volume.file_system().symlink_metadata(path)?.kind == FileKind::Symlink {
             let message = format!("`{path}` is a link, which has no permissions");
@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         })?;
     }
     drop(volume);
-    carry_out(context, &args.volume, args.report, EditPlan { edits })
+    carry_out(context, &args.change, args.report, EditPlan { edits })
 }
 
 /// Reads permission bits from octal digits.

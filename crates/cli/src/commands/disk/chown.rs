@@ -5,8 +5,8 @@ use std::str::FromStr;
 use imgcore::fs::{Attributes, Edit, EditPlan, GuestPath};
 
 use super::carry_out::carry_out;
+use super::change::ChangeArgs;
 use super::volume::Volume;
-use super::volume::VolumeArgs;
 use super::walk::walk;
 use crate::context::Context;
 use crate::error::CommandError;
@@ -23,7 +23,7 @@ Examples:
   vmimg disk chown -R web1.qcow2 33:33 /srv/www")]
 pub(super) struct Args {
     #[command(flatten)]
-    volume: VolumeArgs,
+    change: ChangeArgs,
     /// Go down into folders
     #[arg(short = 'R', long)]
     recursive: bool,
@@ -41,7 +41,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let mut edits = Vec::new();
     let mut attributes = Attributes::default();
     args.owner.set(&mut attributes);
-    let volume = Volume::open(context, &args.volume)?;
+    let volume = Volume::open(context, &args.change.volume)?;
     for path in &args.paths {
         walk(context, volume.file_system(), path, args.recursive, |path, _| {
             edits.push(Edit::SetAttributes { path, attributes: attributes.clone() });
@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         })?;
     }
     drop(volume);
-    carry_out(context, &args.volume, args.report, EditPlan { edits })
+    carry_out(context, &args.change, args.report, EditPlan { edits })
 }
 
 /// An owner, a group, or both, by number.

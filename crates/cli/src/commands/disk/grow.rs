@@ -1,11 +1,9 @@
 //! `vmimg disk grow`: a partition and its file system take up the space that the disk has.
 
 use imgcore::fs::ext4;
-use imgcore::partition;
 use serde::Serialize;
 
-use super::change::change;
-use super::volume::{VolumeArgs, choose, window};
+use super::change::{ChangeArgs, Task, change};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::output::{ReportArgs, human_size};
@@ -21,7 +19,7 @@ Examples:
   vmimg disk grow -f raw --partition 3 --no-fs disk.raw")]
 pub(super) struct Args {
     #[command(flatten)]
-    volume: VolumeArgs,
+    change: ChangeArgs,
     /// Grow the partition alone, not the file system in it
     #[arg(long)]
     no_fs: bool,
@@ -47,19 +45,23 @@ struct GrownPart {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let grown = change(context, &args.volume, |disk| {
-        let number = choose(disk, args.volume.partition)?;
-        let mut grown = Grown::default();
-        if number > 0 {
-            let growth = partition::grow(disk, number)?;
-            grown.partition = Some(GrownPart { number: Some(number), old_size: growth.old.len(), new_size: growth.new.len() });
-        }
-        if !args.no_fs {
-            let growth = ext4::grow(window(&mut *disk, number)?)?;
-            grown.file_system = Some(GrownPart { number: None, old_size: growth.old_size, new_size: growth.new_size });
-        }
-        Ok(grown)
+    let task = Task { grow_partition: true, ..Task::default() };
+    let changed = change(context, &args.change, task, |part| match args.no_fs {
+        true => Ok(None),
+        false => Ok(Some(ext4::grow(part)?)),
     })?;
+    let grown = Grown {
+        partition: changed.grown.map(|(number, growth)| GrownPart {
+            number: Some(number),
+            old_size: growth.old.len(),
+            new_size: growth.new.len(),
+        }),
+        file_system: changed.outcome.map(|growth| GrownPart {
+            number: None,
+            old_size: growth.old_size,
+            new_size: growth.new_size,
+        }),
+    };
     args.report.print(context, &grown, Grown::text)
 }
 

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::carry_out::carry_out;
+use super::change::ChangeArgs;
 use super::manifest;
-use super::volume::VolumeArgs;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::output::ReportArgs;
@@ -41,7 +41,7 @@ Examples:
   vmimg disk inject -f raw --partition 1 --manifest files.json disk.raw")]
 pub(super) struct Args {
     #[command(flatten)]
-    volume: VolumeArgs,
+    change: ChangeArgs,
     /// What to put into the guest
     #[arg(long, value_name = "FILE")]
     manifest: PathBuf,
@@ -51,5 +51,5 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let plan = manifest::read(context, &args.manifest)?;
-    carry_out(context, &args.volume, args.report, plan)
+    carry_out(context, &args.change, args.report, plan)
 }

@@ -3,7 +3,7 @@
 use imgcore::fs::{Attributes, Edit, EditPlan, GuestPath};
 
 use super::carry_out::carry_out;
-use super::volume::VolumeArgs;
+use super::change::ChangeArgs;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::error::ErrorKind;
@@ -21,7 +21,7 @@ Examples:
   vmimg disk ln web1.qcow2 /etc/motd /etc/issue")]
 pub(super) struct Args {
     #[command(flatten)]
-    volume: VolumeArgs,
+    change: ChangeArgs,
     /// Make a symbolic link
     #[arg(short = 's', long)]
     symbolic: bool,
@@ -47,5 +47,5 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         })?;
         Edit::HardLink { path: args.path, target }
     };
-    carry_out(context, &args.volume, args.report, EditPlan { edits: vec![edit] })
+    carry_out(context, &args.change, args.report, EditPlan { edits: vec![edit] })
 }

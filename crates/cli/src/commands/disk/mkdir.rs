@@ -3,9 +3,9 @@
 use imgcore::fs::{Attributes, Edit, EditPlan, GuestPath};
 
 use super::carry_out::carry_out;
+use super::change::ChangeArgs;
 use super::chmod::octal;
 use super::chown::Owner;
-use super::volume::VolumeArgs;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::output::ReportArgs;
@@ -21,7 +21,7 @@ Examples:
   vmimg disk mkdir --mode 0750 --owner 33:33 web1.qcow2 /srv/www")]
 pub(super) struct Args {
     #[command(flatten)]
-    volume: VolumeArgs,
+    change: ChangeArgs,
     /// The permission bits, in octal
     #[arg(long, value_name = "MODE", value_parser = octal)]
     mode: Option<u32>,
@@ -41,5 +41,5 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         owner.set(&mut attributes);
     }
     let edits = args.paths.into_iter().map(|path| Edit::CreateDir { path, attributes: attributes.clone() }).collect();
-    carry_out(context, &args.volume, args.report, EditPlan { edits })
+    carry_out(context, &args.change, args.report, EditPlan { edits })
 }

@@ -35,8 +35,14 @@ use crate::error::CommandError;
 #[command(
     arg_required_else_help = true,
     after_help = "\
-An image is a qcow2 or raw file. `--partition` is needed only where it is not
-clear which partition holds the root file system."
+An image is a qcow2 or raw file, a block device, or an export such as
+nbd://HOST/NAME or nbd+unix:///NAME?socket=PATH. `--partition` is needed only
+where it is not clear which partition holds the root file system.
+
+Whatever ends a change before it is done, a power cut too, leaves the old disk or
+the new one. It is made in place, by one transaction of the file system's own
+journal; without a journal that has room for it, in a copy of the image file,
+which then replaces it. Devices and exports are always changed in place."
 )]
 pub struct Args {
     #[command(subcommand)]

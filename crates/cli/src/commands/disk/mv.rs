@@ -3,8 +3,8 @@
 use imgcore::fs::{Edit, EditPlan, GuestPath};
 
 use super::carry_out::carry_out;
+use super::change::ChangeArgs;
 use super::volume::Volume;
-use super::volume::VolumeArgs;
 use super::walk::into_folder;
 use crate::context::Context;
 use crate::error::CommandError;
@@ -21,7 +21,7 @@ Examples:
   vmimg disk mv web1.qcow2 /srv/new/www /srv")]
 pub(super) struct Args {
     #[command(flatten)]
-    volume: VolumeArgs,
+    change: ChangeArgs,
     /// The name until now
     #[arg(value_name = "FROM")]
     from: GuestPath,
@@ -34,8 +34,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
     let path = {
-        let volume = Volume::open(context, &args.volume)?;
+        let volume = Volume::open(context, &args.change.volume)?;
         into_folder(volume.file_system(), args.to, args.from.name())?
     };
-    carry_out(context, &args.volume, args.report, EditPlan { edits: vec![Edit::Rename { path, from: args.from }] })
+    carry_out(context, &args.change, args.report, EditPlan { edits: vec![Edit::Rename { path, from: args.from }] })
 }

@@ -11,9 +11,10 @@ use imgcore::fs::{Attributes, Content, Edit, EditPlan, Error, GuestPath};
 use imgcore::storage::{Access, FileDisk};
 
 use super::carry_out::carry_out;
+use super::change::ChangeArgs;
 use super::chmod::octal;
 use super::chown::Owner;
-use super::volume::{Volume, VolumeArgs};
+use super::volume::Volume;
 use super::walk::into_folder;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
@@ -33,7 +34,7 @@ Examples:
   vmimg disk put web1.qcow2 site /srv/www")]
 pub(super) struct Args {
     #[command(flatten)]
-    volume: VolumeArgs,
+    change: ChangeArgs,
     /// The permission bits of the file, in octal
     #[arg(long, value_name = "MODE", value_parser = octal)]
     mode: Option<u32>,
@@ -54,7 +55,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let source = context.absolute(&args.source);
     // What the command line names is followed; links inside of a folder are copied as they are.
     let found = fs::metadata(&source).map_err(|error| cannot(&source, error))?;
-    let volume = Volume::open(context, &args.volume)?;
+    let volume = Volume::open(context, &args.change.volume)?;
     let name = source.file_name().and_then(|name| name.to_str());
     let dest = into_folder(volume.file_system(), args.dest.clone(), name)?;
     if args.mode.is_some() && found.is_dir() {
@@ -64,7 +65,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     copy.add(&source, dest, &found)?;
     let edits = copy.edits;
     drop(volume);
-    carry_out(context, &args.volume, args.report, EditPlan { edits })
+    carry_out(context, &args.change, args.report, EditPlan { edits })
 }
 
 struct Copy<'a> {

@@ -3,8 +3,7 @@
 use imgcore::fs::ext4;
 use serde::Serialize;
 
-use super::change::change;
-use super::volume::{VolumeArgs, choose, window};
+use super::change::{ChangeArgs, Task, change};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::output::{ReportArgs, human_size};
@@ -21,7 +20,7 @@ Examples:
   vmimg disk resize --fs 900M --partition 2 -f raw disk.raw")]
 pub(super) struct Args {
     #[command(flatten)]
-    volume: VolumeArgs,
+    change: ChangeArgs,
     /// The file system's new size
     #[arg(long, value_name = "SIZE")]
     fs: Size,
@@ -37,12 +36,11 @@ struct Resized {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let resized = change(context, &args.volume, |disk| {
-        let number = choose(disk, args.volume.partition)?;
-        let growth = ext4::grow_to(window(&mut *disk, number)?, args.fs.0)?;
+    let changed = change(context, &args.change, Task::default(), |part| {
+        let growth = ext4::grow_to(part, args.fs.0)?;
         Ok(Resized { old_size: growth.old_size, new_size: growth.new_size })
     })?;
-    args.report.print(context, &resized, |resized| {
+    args.report.print(context, &changed.outcome, |resized| {
         format!("file system: {} -> {}\n", human_size(resized.old_size), human_size(resized.new_size))
     })
 }

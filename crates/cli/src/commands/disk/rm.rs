@@ -3,8 +3,8 @@
 use imgcore::fs::{Edit, EditPlan, Error, FileKind, GuestPath};
 
 use super::carry_out::carry_out;
+use super::change::ChangeArgs;
 use super::volume::Volume;
-use super::volume::VolumeArgs;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::error::ErrorKind;
@@ -20,7 +20,7 @@ Examples:
   vmimg disk rm -r web1.qcow2 /var/lib/cloud")]
 pub(super) struct Args {
     #[command(flatten)]
-    volume: VolumeArgs,
+    change: ChangeArgs,
     /// Remove folders with all that is in them
     #[arg(short = 'r', long)]
     recursive: bool,
@@ -36,7 +36,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let mut edits = Vec::new();
-    let volume = Volume::open(context, &args.volume)?;
+    let volume = Volume::open(context, &args.change.volume)?;
     for path in &args.paths {
         match volume.file_system().symlink_metadata(path) {
             Err(Error::NotFound(_)) if args.force => {}
@@ -51,5 +51,5 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         }
     }
     drop(volume);
-    carry_out(context, &args.volume, args.report, EditPlan { edits })
+    carry_out(context, &args.change, args.report, EditPlan { edits })
 }

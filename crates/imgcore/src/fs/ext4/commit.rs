@@ -25,7 +25,9 @@ use super::journal::{Blocks, Journal, check_idle, write_log};
 use super::layout::Layout;
 use super::superblock::{RawSuperblock, SUPERBLOCK_OFFSET};
 use super::volume::Volume;
-use crate::block::{BlockRead, BlockWrite, ByteRange, Change, Error as BlockError, ErrorKind, Hole, Staged};
+use crate::block::{
+    BlockRead, BlockWrite, ByteRange, Change, Error as BlockError, ErrorKind, ExtentKind, Hole, Staged, extents, is_zero,
+};
 use crate::fs::Error;
 
 /// Changes to a file system, sorted into what its journal takes and what is written beside the old state.
@@ -43,7 +45,7 @@ impl<'a> Commit<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] when it has no journal of its own, or when the journal is too small.
+    /// [`Error::Refused`] when it has no journal of its own, [`Error::JournalTooSmall`].
     pub fn plan<D: BlockRead>(disk: &D, changes: &[Change<'a>]) -> Result<Self, Error> {
         let raw = RawSuperblock::read(disk)?;
         if !raw.has_compat(HAS_JOURNAL) {
@@ -101,16 +103,68 @@ impl<'a> Commit<'a> {
         disk.flush()?;
         let first = journal.first();
         journal.write_start(disk, first, sequence)?;
-        disk.flush()?;
-        let size = blocks.first().map_or(0, |(_, bytes)| u64::try_from(bytes.len()).unwrap_or_default());
-        for (home, bytes) in &blocks {
-            disk.write_all_at(bytes, home.saturating_mul(size))?;
+        let mut complete = |disk: &mut D| {
+            disk.flush()?;
+            for (home, bytes) in &blocks {
+                disk.write_all_at(bytes, offset_of_block(*home, bytes))?;
+            }
+            disk.flush()?;
+            journal.write_start(disk, 0, sequence.wrapping_add(1))?;
+            disk.flush()?;
+            disk.write_all_at(&marked(new, false).encode_like(&old), SUPERBLOCK_OFFSET)?;
+            Ok(disk.flush()?)
+        };
+        complete(disk).map_err(|error| match error {
+            Error::Storage(error) => Error::Storage(error.context(
+                "the change is in the file system's journal and could not be completed: the next mount, or `e2fsck`, does that",
+            )),
+            other => other,
+        })
+    }
+
+    /// Reads everything back from `disk`, opened anew behind [`Commit::run`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Storage`] names what is not as it was written.
+    pub fn verify<D: BlockRead>(&self, disk: &D) -> Result<(), Error> {
+        let found = RawSuperblock::read(disk)?;
+        if found.has_incompat(RECOVER) {
+            return Err(not_read_back(SUPERBLOCK_OFFSET));
         }
-        disk.flush()?;
-        journal.write_start(disk, 0, sequence.wrapping_add(1))?;
-        disk.flush()?;
-        disk.write_all_at(&marked(new, false).encode_like(&old), SUPERBLOCK_OFFSET)?;
-        Ok(disk.flush()?)
+        for change in &self.beside {
+            match change {
+                Change::Data(offset, bytes) => verify_bytes(disk, bytes, *offset)?,
+                Change::Zeroes(range) => verify_zeroes(disk, *range)?,
+            }
+        }
+        for (home, bytes) in &self.journaled {
+            let start = offset_of_block(*home, bytes);
+            let Some(inside) = SUPERBLOCK_OFFSET.checked_sub(start).and_then(|at| usize::try_from(at).ok()) else {
+                verify_bytes(disk, bytes, start)?;
+                continue;
+            };
+            let mut bytes = bytes.clone();
+            if let Some(place) = bytes.get_mut(inside..).and_then(|rest| rest.get_mut(..1024)) {
+                // But for its checksum and what that is kept the same by.
+                let wanted = RawSuperblock::decode(place)?;
+                let like = Self::as_stored(wanted, &found);
+                place.copy_from_slice(&like);
+            }
+            verify_bytes(disk, &bytes, start)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the superblock `wanted` with the spare bytes and the checksum that are stored.
+    fn as_stored(wanted: RawSuperblock, stored: &RawSuperblock) -> [u8; 1024] {
+        let mut like = marked(wanted, false);
+        if like.has_ro_compat(super::feature::METADATA_CSUM)
+            && let (Some(place), Some(spare)) = (like.s_last_mounted.get_mut(SPARE..), stored.s_last_mounted.get(SPARE..))
+        {
+            place.copy_from_slice(spare);
+        }
+        like.encode()
     }
 
     /// Has the superblock in the transaction say that the journal is to be replayed, and returns it.
@@ -132,6 +186,38 @@ impl<'a> Commit<'a> {
         place.copy_from_slice(&marked(new, true).encode_like(old));
         Ok(new)
     }
+}
+
+fn offset_of_block(home: u64, bytes: &[u8]) -> u64 {
+    home.saturating_mul(u64::try_from(bytes.len()).unwrap_or_default())
+}
+
+fn verify_bytes<D: BlockRead>(disk: &D, bytes: &[u8], offset: u64) -> Result<(), Error> {
+    let mut found = vec![0; bytes.len()];
+    disk.read_exact_at(&mut found, offset)?;
+    if found == bytes { Ok(()) } else { Err(not_read_back(offset)) }
+}
+
+fn verify_zeroes<D: BlockRead>(disk: &D, range: ByteRange) -> Result<(), Error> {
+    for extent in extents(disk, range) {
+        let extent = extent?;
+        let mut offset = extent.range.start();
+        while extent.kind == ExtentKind::Data && offset < extent.range.end() {
+            let len = extent.range.end().saturating_sub(offset).min(PIECE);
+            let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+            disk.read_exact_at(&mut bytes, offset)?;
+            if !is_zero(&bytes) {
+                return Err(not_read_back(offset));
+            }
+            offset = offset.saturating_add(len);
+        }
+    }
+    Ok(())
+}
+
+fn not_read_back(offset: u64) -> Error {
+    let message = format!("the file system does not read back as it was written at offset {offset}");
+    Error::Storage(BlockError::new(ErrorKind::Io, message))
 }
 
 /// Returns a superblock that says whether the journal is to be replayed.
@@ -198,6 +284,9 @@ fn solve(effects: Vec<(u32, u32)>, wanted: u32) -> Option<u32> {
     (left == 0).then_some(bits)
 }
 
+/// Bytes that are read back at a time.
+const PIECE: u64 = 1 << 20;
+
 /// Where in the name of the last mount point four bytes are spare.
 const SPARE: usize = 60;
 const _: () = assert!(offset_of!(RawSuperblock, s_last_mounted) + 64 <= 512);
@@ -261,7 +350,7 @@ impl<'a, D: BlockRead> Sorter<'a, '_, D> {
             self.disk.read_exact_at(&mut bytes, start)?;
             self.blocks.insert(block, bytes);
             if self.blocks.len() > self.most.saturating_mul(4) {
-                return Err(refused("would change more blocks at once than its journal has room for"));
+                return Err(Error::JournalTooSmall { blocks: self.blocks.len(), room: self.most });
             }
         }
         let Some(part) = change.within(whole) else { return Ok(()) };

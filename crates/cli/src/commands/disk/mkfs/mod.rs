@@ -15,8 +15,8 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use self::ext::ExtArgs;
-use super::change::change;
-use super::volume::{VolumeArgs, window};
+use super::change::{ChangeArgs, Task, change};
+use super::volume::VolumeArgs;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::open::TrustArgs;
@@ -137,11 +137,10 @@ fn refuse_existing(args: &Args, path: &Path) -> Result<(), CommandError> {
 fn make_on_existing(args: &Args, context: &Context, uuid: Uuid) -> Result<Made, CommandError> {
     let image = args.image.clone();
     let volume = VolumeArgs { format: args.format, partition: args.partition, trust: args.trust, image };
-    change(context, &volume, |disk| {
-        let number = args.partition.unwrap_or_default();
-        let part = window(&mut *disk, number)?;
-        let known =
-            if number == 0 && Table::read(&part)?.is_some() { Some("a partition table") } else { known_content(&part)? };
+    let number = args.partition.unwrap_or_default();
+    let task = Task { number: Some(number), anew: true, ..Task::default() };
+    let changed = change(context, &ChangeArgs::new(volume), task, |part| {
+        let known = if number == 0 && Table::read(part)?.is_some() { Some("a partition table") } else { known_content(part)? };
         if let Some(known) = known.filter(|_| !args.force) {
             let place = if number == 0 { "the disk".to_owned() } else { format!("partition {number}") };
             return Err(CommandError::new(ErrorKind::Refused, format!("{place} has {known} on it"))
@@ -149,7 +148,8 @@ fn make_on_existing(args: &Args, context: &Context, uuid: Uuid) -> Result<Made, 
                 .hint("`vmimg disk inspect` shows what is there"));
         }
         make(args, context, part, uuid)
-    })
+    })?;
+    Ok(changed.outcome)
 }
 
 fn make<D: BlockWrite>(args: &Args, context: &Context, mut disk: D, uuid: Uuid) -> Result<Made, CommandError> {

@@ -17,7 +17,7 @@ impl Journal {
         if needed <= room {
             return Ok(());
         }
-        Err(refused(format!("would change {blocks} blocks at once, and its journal has room for {room} blocks")))
+        Err(Error::JournalTooSmall { blocks, room })
     }
 
     /// Returns whether `block` is a part of the journal.

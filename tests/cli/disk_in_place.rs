@@ -1,0 +1,117 @@
+//! `vmimg disk` changes images where they are: files, block devices.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use vmimg_tests::device::Loop;
+use vmimg_tests::mount::Mounted;
+use vmimg_tests::sandbox::Sandbox;
+
+use crate::disk::{check, disk};
+
+fn inode(sandbox: &Sandbox, name: &str) -> u64 {
+    fs::metadata(sandbox.path(name)).unwrap().ino()
+}
+
+/// The partition's file system is unmounted, with an empty journal.
+#[track_caller]
+fn is_settled(sandbox: &Sandbox, image: &str) {
+    sandbox.tool("qemu-img").args(["convert", "-O", "raw", image, "settled"]).run();
+    sandbox.tool("dd").args(["if=settled", "of=part", "bs=1M", "skip=1", "count=32", "conv=sparse", "status=none"]).run();
+    sandbox.tool("e2fsck").args(["-fn", "part"]).run();
+    let said = sandbox.tool("dumpe2fs").args(["-h", "part"]).run();
+    assert!(!said.contains("needs_recovery"), "{said}");
+}
+
+#[test]
+fn an_image_stays_the_same_file_and_its_file_system_is_settled() {
+    let sandbox = disk();
+    sandbox.file("motd", "hello\n");
+    for format in ["raw", "qcow2"] {
+        let image = format!("in.{format}");
+        sandbox.tool("qemu-img").args(["convert", "-f", "raw", "-O", format, "disk.raw", &image]).run();
+        let before = inode(&sandbox, &image);
+        for way in ["", "--in-place "] {
+            sandbox.done(&format!("disk put {way}{image} motd /etc/motd"));
+            sandbox.done(&format!("disk rm {way}{image} /etc/motd"));
+            sandbox.done(&format!("disk put {way}{image} motd /srv/deep/motd"));
+        }
+        assert_eq!(inode(&sandbox, &image), before, "{image}");
+        is_settled(&sandbox, &image);
+        assert_eq!(sandbox.done(&format!("disk cat {image} /srv/deep/motd")), "hello\n");
+        sandbox.tool("qemu-img").args(["check", "-q", &image]).output();
+        sandbox.done(&format!("disk mkdir --copy {image} /srv/copy"));
+        assert_ne!(inode(&sandbox, &image), before, "{image}");
+        is_settled(&sandbox, &image);
+    }
+    sandbox.tool("qemu-img").args(["check", "-q", "in.qcow2"]).run();
+}
+
+#[test]
+fn other_names_of_a_file_see_the_change_when_that_is_meant() {
+    let sandbox = disk();
+    fs::hard_link(sandbox.path("disk.raw"), sandbox.path("other.raw")).unwrap();
+    assert_eq!(sandbox.run("disk mkdir disk.raw /srv").status, 6);
+    sandbox.done("disk mkdir --in-place disk.raw /srv");
+    assert!(sandbox.done("disk ls other.raw").contains("srv"));
+    check(&sandbox, "32");
+}
+
+#[test]
+fn what_has_no_journal_is_changed_in_a_copy_or_refused() {
+    let sandbox = disk();
+    sandbox.tool("mke2fs").args(["-q", "-t", "ext2", "-d", "tree", "disk2.raw", "16M"]).run();
+    let (before, bytes) = (inode(&sandbox, "disk2.raw"), fs::read(sandbox.path("disk2.raw")).unwrap());
+    insta::assert_snapshot!(sandbox.run("disk mkdir --in-place disk2.raw /srv"), @r"
+    exit status 5
+    --- stderr
+    error: the ext4 file system has no journal, so it cannot be changed in place at once or not at all
+
+    hint: nothing was changed
+    ");
+    assert!(fs::read(sandbox.path("disk2.raw")).unwrap() == bytes);
+    sandbox.done("disk mkdir disk2.raw /srv");
+    assert_ne!(inode(&sandbox, "disk2.raw"), before);
+    sandbox.tool("e2fsck").args(["-fn", "disk2.raw"]).run();
+}
+
+#[test]
+fn more_than_the_journal_takes_is_changed_in_a_copy_or_refused() {
+    let sandbox = crate::sandbox();
+    (0..5000).for_each(|number| drop(sandbox.file(&format!("many/{}/{number}", number % 50), "")));
+    let new = ["-q", "-t", "ext4", "-b", "1024", "-N", "8000", "-J", "size=1", "-d", "many", "fs.raw", "64M"];
+    sandbox.tool("mke2fs").args(new).run();
+    let before = fs::read(sandbox.path("fs.raw")).unwrap();
+    let outcome = sandbox.run("disk chown -R --in-place fs.raw 1000 /");
+    assert_eq!(outcome.status, 5, "{outcome}");
+    assert!(outcome.stderr.contains("journal has room for 1023 blocks"), "{outcome}");
+    assert!(fs::read(sandbox.path("fs.raw")).unwrap() == before);
+    sandbox.done("disk chown -R fs.raw 1000 /");
+    sandbox.tool("e2fsck").args(["-fn", "fs.raw"]).run();
+}
+
+#[test]
+fn a_block_device_is_changed_in_place_unless_it_is_in_use() {
+    let sandbox = disk();
+    sandbox.file("motd", "hello\n");
+    let device = Loop::attach(&sandbox.path("disk.raw"));
+    let name = device.path();
+    sandbox.done(&format!("disk put {name} motd /etc/motd"));
+    assert_eq!(sandbox.done(&format!("disk cat {name} /etc/motd")), "hello\n");
+    sandbox.done(&format!("disk grow {name}"));
+    let refused = sandbox.run(&format!("disk mkdir --copy {name} /srv"));
+    assert_eq!(refused.status, 2, "{refused}");
+    drop(device);
+    check(&sandbox, "63");
+    // The same with the file system alone, mounted.
+    sandbox.tool("mke2fs").args(["-q", "-t", "ext4", "alone.raw", "32M"]).run();
+    let device = Loop::attach(&sandbox.path("alone.raw"));
+    let mounted = Mounted::device(device.path(), "ro").unwrap();
+    let refused = sandbox.run(&format!("disk mkdir {} /srv", device.path()));
+    assert_eq!(refused.status, 6, "{refused}");
+    assert!(refused.stderr.contains("is in use: it is mounted"), "{refused}");
+    drop(mounted);
+    sandbox.done(&format!("disk mkdir {} /srv", device.path()));
+    let mounted = Mounted::device(device.path(), "rw").unwrap();
+    assert!(mounted.path("srv").is_dir());
+}

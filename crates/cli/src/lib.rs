@@ -9,6 +9,7 @@
 //! domain     the description of a virtual machine, for libvirt and for QEMU
 //! hypervisor what runs a domain: libvirt, or QEMU itself
 //! in_place   disks that are changed where they are
+//! mounted    a guest's files by way of the kernel: a plan carried out and verified in a folder
 //! output  progress  size  tool  interrupt   what commands share
 //! ```
 #![cfg_attr(
@@ -35,6 +36,7 @@ pub mod hypervisor;
 pub mod in_place;
 pub mod interrupt;
 pub mod machine;
+pub mod mounted;
 pub mod open;
 pub mod output;
 pub mod place;

@@ -7,6 +7,7 @@ mod inline;
 mod journal;
 mod links;
 mod model;
+mod mounted;
 mod random;
 mod read;
 

@@ -60,10 +60,16 @@ fn assert_same(found: &BTreeMap<String, Node>, expected: &BTreeMap<String, Node>
     assert_eq!(differs, None, "{note}");
 }
 
-fn small(shape: usize, half_mib: u64) -> Image {
+pub(super) fn small(shape: usize, half_mib: u64) -> Image {
     let (_, mib, arguments) = SHAPES[shape];
     let has_journal = !arguments.contains("^has_journal") && !arguments.contains("ext2");
-    Image::with(mib * half_mib << 18, &format!("{arguments}{}", if has_journal { " -J size=4" } else { "" }), None)
+    Image::with((mib * half_mib) << 18, &format!("{arguments}{}", if has_journal { " -J size=4" } else { "" }), None)
+}
+
+/// Random edits of an image, that a model says are possible.
+pub(super) fn edits(image: &Image, random: &mut Random, count: usize) -> Vec<Edit> {
+    let mut expected = tree(image);
+    (0..count).filter_map(|_| model(&mut expected, &step(random, 30_000))).collect()
 }
 
 #[test]

@@ -6,10 +6,12 @@ pub mod vfat;
 
 mod edit;
 mod error;
+mod expect;
 mod path;
 mod view;
 
 pub use edit::{Attributes, Content, Device, Edit, EditPlan, Node};
 pub use error::{Error, Refusal};
+pub use expect::{Expected, Wanted, expectations};
 pub use path::{GuestPath, PathError};
 pub use view::{DirEntry, FileKind, FileSystem, Metadata};

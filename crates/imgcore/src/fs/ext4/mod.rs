@@ -24,7 +24,6 @@ mod create;
 mod dirent;
 mod edit;
 mod error;
-mod expect;
 mod extent;
 mod feature;
 mod files;

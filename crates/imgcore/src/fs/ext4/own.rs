@@ -1,12 +1,11 @@
 use super::edit::read_piece;
-use super::expect::Wanted;
 use super::extent::FileExtent;
 use super::inline::is_inline;
 use super::inode::Inode;
 use super::verify::differs;
 use super::volume::Volume;
 use crate::block::BlockRead;
-use crate::fs::{Content, Error, FileKind, GuestPath};
+use crate::fs::{Content, Error, FileKind, GuestPath, Wanted};
 
 /// Compares what is at a path with what is wanted there, by this module's reader: for file systems that the other one refuses.
 pub(super) fn compare<D: BlockRead>(

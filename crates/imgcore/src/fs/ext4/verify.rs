@@ -3,7 +3,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::acl::for_programs;
 use super::edit::{load_block_map, load_inode_map};
 use super::error::corrupt;
-use super::expect::{Expected, Wanted, expectations};
 use super::extent::FileExtent;
 use super::inode::{EXTENTS_FLAG, Inode};
 use super::journal::replay;
@@ -14,7 +13,7 @@ use super::view::{Listing, Stored, Verdict, View, compare_listed};
 use super::volume::{Volume, has_tree};
 use super::xattr::{read_value, read_xattrs, split_name};
 use crate::block::{BlockRead, Staged};
-use crate::fs::{EditPlan, Error, FileKind, GuestPath};
+use crate::fs::{EditPlan, Error, Expected, FileKind, GuestPath, Wanted, expectations};
 
 /// Checks that `disk`, a file system, is sound where `plan` changed it, and holds what `plan` says.
 ///
@@ -35,7 +34,7 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
     let disk: &dyn BlockRead = &replayed;
     let volume = Volume::open(disk)?;
     check_sums(&volume)?;
-    let expected = expectations(&volume, plan)?;
+    let expected = expectations(plan, |path, follow| canonical(&volume, path, follow))?;
     // The other reader refuses inodes of 128 bytes.
     let view = if volume.layout().inode_size > 128 { View::open(disk)? } else { None };
     let mut groups = BTreeSet::new();
@@ -219,4 +218,17 @@ const MANY: usize = 64;
 /// Returns the error for a path that is not as planned.
 pub(super) fn differs(path: &GuestPath, difference: impl Into<String>) -> Error {
     Error::Mismatch { path: path.clone(), difference: difference.into() }
+}
+
+/// Returns `path` without links, as far as it exists.
+fn canonical<D: BlockRead>(volume: &Volume<D>, path: &GuestPath, follow: bool) -> Result<GuestPath, Error> {
+    let place = match resolve(volume, path, follow) {
+        Ok(place) => place,
+        // A later edit put something else in the way.
+        Err(Error::WrongKind { .. } | Error::TooManyLinks(_)) => return Ok(path.clone()),
+        Err(error) => return Err(error),
+    };
+    let names = place.names.iter().chain(&place.missing).map(|name| String::from_utf8_lossy(name));
+    let text: String = names.map(|name| format!("/{name}")).collect();
+    Ok(GuestPath::new(if text.is_empty() { "/" } else { &text }).unwrap_or_else(|_| path.clone()))
 }

@@ -5,11 +5,10 @@ use ext4_view::{Ext4Error, Ext4Read, FileType};
 
 use super::edit::read_piece;
 use super::error::corrupt;
-use super::expect::{Expected, Wanted};
 use super::extent::FileExtent;
 use super::verify::differs;
 use crate::block::BlockRead;
-use crate::fs::{Attributes, Content, Error, FileKind, GuestPath};
+use crate::fs::{Attributes, Content, Error, Expected, FileKind, GuestPath, Wanted};
 
 /// The file system as the crate `ext4-view` reads it.
 ///

@@ -1,35 +1,38 @@
 use std::collections::BTreeMap;
 
-use super::resolve::resolve;
-use super::volume::Volume;
-use crate::block::BlockRead;
-use crate::fs::{Attributes, Content, Edit, EditPlan, Error, FileKind, GuestPath, Node};
+use super::{Attributes, Content, Edit, EditPlan, Error, FileKind, GuestPath, Node};
 
 /// What a plan leaves at a path.
 #[derive(Clone, Debug)]
-pub(super) struct Expected {
+pub struct Expected {
     /// The path in the final state, no link in it.
-    pub(super) path: GuestPath,
+    pub path: GuestPath,
     /// The place in the plan of the last edit that concerns it.
-    pub(super) order: usize,
-    pub(super) wanted: Wanted,
+    pub order: usize,
+    /// What is there.
+    pub wanted: Wanted,
 }
 
 /// See [`Expected`].
 #[derive(Clone, Debug)]
-pub(super) enum Wanted {
+pub enum Wanted {
     /// Nothing is there.
     Absent,
     /// A file is there; what the plan does not say is `None`.
     Present {
+        /// Its type.
         kind: Option<FileKind>,
+        /// All that is in it.
         content: Option<Content>,
         /// Lines that it has.
         lines: Vec<String>,
+        /// The text of a link.
         target: Option<String>,
+        /// Owner, mode, time and extended attributes.
         attributes: Attributes,
         /// What the file ends with.
         end: Option<Content>,
+        /// Which device.
         node: Option<Node>,
     },
 }
@@ -42,13 +45,23 @@ impl Wanted {
 }
 
 /// Returns what `plan` leaves, by final path: later edits win, and a removed folder takes what was in it.
-pub(super) fn expectations<D: BlockRead>(volume: &Volume<D>, plan: &EditPlan) -> Result<Vec<Expected>, Error> {
+///
+/// `canonical` returns a path without the links that the final state has on the way, as far as it exists, and with `true` those of
+/// its last name.
+///
+/// # Errors
+///
+/// What `canonical` fails with.
+pub fn expectations(
+    plan: &EditPlan,
+    canonical: impl Fn(&GuestPath, bool) -> Result<GuestPath, Error>,
+) -> Result<Vec<Expected>, Error> {
     let mut all: BTreeMap<GuestPath, Expected> = BTreeMap::new();
     let undone = undone(plan);
     for (order, edit) in plan.edits.iter().enumerate() {
         let follow =
             matches!(edit, Edit::Write { .. } | Edit::Append { .. } | Edit::AppendLine { .. } | Edit::CreateDir { .. });
-        let path = canonical(volume, edit.path(), follow)?;
+        let path = canonical(edit.path(), follow)?;
         if matches!(edit, Edit::Remove { .. }) {
             // What a later step takes away with a folder above is that step's to check.
             if is_undone(&undone, order, edit.path()) {
@@ -65,7 +78,7 @@ pub(super) fn expectations<D: BlockRead>(volume: &Volume<D>, plan: &EditPlan) ->
             }
             above = parent.parent();
         }
-        let source = edit.source().map(|from| canonical(volume, from, false)).transpose()?;
+        let source = edit.source().map(|from| canonical(from, false)).transpose()?;
         if let (Edit::Rename { .. }, Some(from)) = (edit, &source) {
             rename(&mut all, order, from, &path);
             continue;
@@ -184,17 +197,4 @@ fn after(old: Option<Wanted>, edit: &Edit) -> Wanted {
         attributes.mode = None;
     }
     Wanted::Present { kind, content, lines, target, attributes, end, node }
-}
-
-/// Returns `path` without links, as far as it exists.
-fn canonical<D: BlockRead>(volume: &Volume<D>, path: &GuestPath, follow: bool) -> Result<GuestPath, Error> {
-    let place = match resolve(volume, path, follow) {
-        Ok(place) => place,
-        // A later edit put something else in the way.
-        Err(Error::WrongKind { .. } | Error::TooManyLinks(_)) => return Ok(path.clone()),
-        Err(error) => return Err(error),
-    };
-    let names = place.names.iter().chain(&place.missing).map(|name| String::from_utf8_lossy(name));
-    let text: String = names.map(|name| format!("/{name}")).collect();
-    Ok(GuestPath::new(if text.is_empty() { "/" } else { &text }).unwrap_or_else(|_| path.clone()))
 }

@@ -5,7 +5,11 @@
 #[allow(dead_code, reason = "each target has a body of its own")]
 mod fuzz;
 #[path = "../../tests/support/fuzz_ext4.rs"]
+#[allow(dead_code, reason = "damage to one kind of structure is what the tests do")]
 mod fuzz_ext4;
+#[path = "../../tests/support/fuzz_places.rs"]
+#[allow(dead_code, reason = "as above")]
+mod fuzz_places;
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 

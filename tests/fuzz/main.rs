@@ -2,6 +2,7 @@
 //! and `VMIMG_FUZZ_SEED` with which to begin.
 
 mod ext4;
+mod ext4_structures;
 
 use std::time::{Duration, Instant};
 

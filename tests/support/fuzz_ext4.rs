@@ -1,31 +1,63 @@
 //! What is done to hostile file systems, and how they are made: the body of the fuzz target `ext4`.
 //!
 //! [`change`] takes any bytes; it must neither panic, nor take long, nor take much memory. [`mutate`] damages a file system where it
-//! hurts: fields of the superblock, descriptors, inodes, maps, folders and extended attributes.
+//! hurts: fields of the superblock, descriptors, inodes, maps, folders and extended attributes. [`damage`] damages one kind of
+//! structure, and gives it the right checksum again.
 
-use imgcore::block::{BlockWrite as _, MemoryDisk, Resize as _, Staged};
-use imgcore::fs::ext4::{Editor, Ext4, Timestamp, grow, verify};
+use imgcore::block::{Change, MemoryDisk, Resize as _, Staged};
+use imgcore::fs::ext4::{Commit, Editor, Ext4, Timestamp, grow, verify};
 use imgcore::fs::{Attributes, Content, Edit, EditPlan, FileSystem as _, GuestPath};
 
 use super::fuzz::Random;
+use super::fuzz_places::{Kind, Place, places, seal};
 
 /// Reads all that `bytes`, a file system, has, changes its files, and grows it.
 pub fn change(bytes: &[u8]) {
+    outcomes(bytes);
+}
+
+/// Does what [`change`] does, and returns what was not refused: what was done, and the file system that came of it.
+pub fn outcomes(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
     let disk = MemoryDisk::new(bytes.to_vec());
     read(&disk);
-    for plan in plans() {
+    let mut outcomes = Vec::new();
+    for (number, plan) in plans().into_iter().enumerate() {
         let Ok(mut editor) = Editor::open(Staged::new(&disk), Timestamp { secs: 1_760_000_000, nanos: 0 }) else { break };
-        let _applied = editor.apply(&plan);
-        if let Ok(staged) = editor.finish() {
-            let _verified = verify(&staged, &plan);
+        let is_applied = editor.apply(&plan).is_ok();
+        let Ok(staged) = editor.finish() else { continue };
+        if verify(&staged, &plan).is_ok() && is_applied {
+            outcomes.push((format!("plan {number}"), merged(bytes, &staged)));
+            outcomes.extend(committed(bytes, &staged).map(|after| (format!("plan {number} in place"), after)));
         }
     }
     let mut larger = disk;
     if larger.resize(bytes.len() as u64 * 3).is_ok() {
         let mut staged = Staged::new(&larger);
-        let _grown = grow(&mut staged);
-        let _flushed = staged.flush();
+        if grow(&mut staged).is_ok() {
+            let mut before = bytes.to_vec();
+            before.resize(bytes.len() * 3, 0);
+            outcomes.push(("grow".to_owned(), merged(&before, &staged)));
+        }
     }
+    outcomes
+}
+
+fn merged(before: &[u8], staged: &Staged<&MemoryDisk>) -> Vec<u8> {
+    let mut bytes = before.to_vec();
+    for change in staged.changes() {
+        let range = change.range().start() as usize..change.range().end() as usize;
+        match change {
+            Change::Data(_, new) => bytes[range].copy_from_slice(new),
+            Change::Zeroes(_) => bytes[range].fill(0),
+        }
+    }
+    bytes
+}
+
+fn committed(before: &[u8], staged: &Staged<&MemoryDisk>) -> Option<Vec<u8>> {
+    let mut disk = MemoryDisk::new(before.to_vec());
+    let commit = Commit::plan(&disk, &staged.changes()).ok()?;
+    commit.run(&mut disk).is_ok().then(|| disk.into_bytes())
 }
 
 fn read(disk: &MemoryDisk) {
@@ -92,6 +124,105 @@ pub fn mutate(bytes: &mut Vec<u8>, seed: u64) {
     }
     if random.below(30) == 0 {
         bytes.truncate(bytes.len() - random.below(bytes.len() / 2));
+    }
+}
+
+/// Damages some fields of structures of one class in a sound file system, and gives all of it the right checksums again.
+pub fn damage(bytes: &mut [u8], class: Class, seed: u64) {
+    let mut random = Random::new(seed);
+    let sound = bytes.to_vec();
+    let places = places(&sound);
+    let chosen: Vec<&Place> = places.iter().filter(|place| class.has(&place.kind)).collect();
+    for _ in 0..=random.below(4) {
+        // Of the kinds there are, each as often as the others, however many places have it.
+        let kind = std::mem::discriminant(&chosen[random.below(chosen.len())].kind);
+        let kinds = [kind, std::mem::discriminant(&chosen[random.below(chosen.len())].kind)];
+        let same: Vec<&&Place> = chosen.iter().filter(|place| kinds.contains(&std::mem::discriminant(&place.kind))).collect();
+        let place = same[random.below(same.len())];
+        let (inside, len) = field(&sound, place, class, &mut random);
+        put(bytes, place.at + inside.min(place.len.saturating_sub(len)), len, &mut random);
+    }
+    if random.below(8) == 0 {
+        // One structure is in the place of another.
+        let [from, to] = [(); 2].map(|()| chosen[random.below(chosen.len())]);
+        bytes.copy_within(from.at..from.at + from.len.min(to.len), to.at);
+    }
+    seal(bytes, &sound, &places);
+}
+
+/// The structures that are damaged together.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Class {
+    /// Superblock, descriptors and bitmaps.
+    Layout,
+    /// Extent trees, block maps, and inodes with their flags and sizes.
+    Maps,
+    /// Names, and their index.
+    Folders,
+    /// Extended attributes, in inodes, in blocks, and with inodes of their own.
+    Attributes,
+    /// The journal that is to be replayed.
+    Journal,
+    /// The files that wait to be deleted, in a chain or a file.
+    Orphans,
+}
+
+impl Class {
+    fn has(self, kind: &Kind) -> bool {
+        use Kind::{BlockBitmap, Descriptor, ExtentNode, Index, Inode, InodeBitmap, Leaf, Numbers, Superblock, Xattrs};
+        use Kind::{JournalCommit, JournalData, JournalRevocation, JournalSuperblock, JournalTags};
+        match self {
+            Self::Layout => matches!(kind, Superblock | Descriptor(_) | BlockBitmap(_) | InodeBitmap(_)),
+            Self::Maps => matches!(kind, ExtentNode | Numbers | Inode),
+            Self::Folders => matches!(kind, Leaf | Index(_)),
+            Self::Attributes => matches!(kind, Xattrs(_) | Inode),
+            Self::Journal => {
+                matches!(kind, JournalSuperblock | JournalTags(..) | JournalData | JournalRevocation | JournalCommit)
+            }
+            Self::Orphans => matches!(kind, Kind::Orphans(_) | Inode | Superblock),
+        }
+    }
+}
+
+/// A field of a structure, where it begins in it and how long it is.
+fn field(sound: &[u8], place: &Place, class: Class, random: &mut Random) -> (usize, usize) {
+    let word = |len: usize, random: &mut Random| (random.below(len / 4) * 4 + random.below(2) * 2, [2, 4][random.below(2)]);
+    match &place.kind {
+        Kind::Superblock if class == Class::Orphans => {
+            [(0xE8, 4), (0x280, 4), (0x64, 4), (0x5C, 4), (0x54, 4)][random.below(5)]
+        }
+        Kind::Superblock => word(0x284, random),
+        Kind::Inode => match (class, random.below(4)) {
+            // Size, deletion, links, flags, attributes.
+            (Class::Orphans, _) => [(0, 2), (4, 4), (0x14, 4), (0x1A, 2), (0x20, 4), (0x28, 4), (0x68, 4)][random.below(7)],
+            (Class::Attributes, 0) => [(0x68, 4), (0x76, 2), (0x80, 2), (0x20, 4), (4, 4)][random.below(5)],
+            (Class::Attributes, _) if place.len > 128 => (0x80 + random.below((place.len - 0x80) / 4) * 4, 4),
+            (_, 0) => word(128, random),
+            (_, 1) => [(0, 2), (4, 4), (0x6C, 4), (0x20, 4), (0x1A, 2), (0x1C, 4), (0x74, 2)][random.below(7)],
+            _ => (0x28 + random.below(30) * 2, 2),
+        },
+        Kind::Leaf => {
+            // A field of one of its records: inode, length, length of the name, type, the name itself.
+            let (mut at, mut starts) = (0, Vec::new());
+            while at + 8 <= place.len {
+                starts.push(at);
+                let len = usize::from(u16::from_le_bytes([sound[place.at + at + 4], sound[place.at + at + 5]]));
+                at += len.max(8);
+            }
+            let (inside, len) = [(0, 4), (4, 2), (6, 1), (7, 1), (8, 4)][random.below(5)];
+            (starts[random.below(starts.len())] + inside, len)
+        }
+        Kind::Index(table) => match random.below(3) {
+            0 => (table - 8 + random.below(8), 1),
+            1 => (table + random.below(2) * 2, 2),
+            _ => (table + random.below(6) * 4, 4),
+        },
+        Kind::ExtentNode => [(random.below(6) * 2, 2), (12 + random.below(40) * 2, 2)][random.below(2)],
+        Kind::Xattrs(_) => [(random.below(8) * 4, 4), (32 + random.below(24) * 2, 2)][random.below(2)],
+        Kind::JournalSuperblock => (0x0C + random.below(25) * 4, 4),
+        Kind::JournalTags(..) | Kind::JournalRevocation | Kind::JournalCommit => (random.below(24) * 4, 4),
+        Kind::Orphans(_) => [(random.below(8) * 4, 4), (place.len - 8, 4)][random.below(2)],
+        _ => word(place.len, random),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod facts;
 pub mod fuzz;
 pub mod fuzz_client;
 pub mod fuzz_ext4;
+pub mod fuzz_places;
 pub mod fuzz_server;
 pub mod host;
 pub mod libvirt;

@@ -230,10 +230,11 @@ impl Sender {
 
     /// Sends `parts`, one behind the other.
     pub(super) fn send(&mut self, parts: &[&[u8]], until: Instant) -> Result<(), Fault> {
-        Ok(match &self.tls {
+        match &self.tls {
             Some(session) => tls::send(session, &self.socket, parts, until)?,
             None => self.socket.send_until(parts, until)?,
-        })
+        }
+        Ok(())
     }
 }
 

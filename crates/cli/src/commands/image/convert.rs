@@ -89,7 +89,7 @@ pub(super) struct Args {
     /// Copy even while another program writes to the image
     #[arg(short = 'U', long)]
     force_share: bool,
-    /// How many threads copy, 1 to 16; no more than there are processors
+    /// How many threads copy, 1 to 16; of files, no more than there are processors
     #[arg(short = 'm', value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=16))]
     at_a_time: u32,
     /// Accepted for scripts: the order of writes is not the disk's
@@ -132,8 +132,10 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
     let source: &dyn BlockRead = if args.salvage { &salvaged } else { &joined };
     let paced = args.rate.filter(|rate| rate.0 > 0).map(|rate| Paced::new(source, rate.0, context));
     let source: &dyn BlockRead = paced.as_ref().map_or(source, |paced| paced);
+    // A thread that waits for a server is no thread that works.
+    let most = if disks.iter().all(|disk| disk.storage().as_file().is_some()) { threads() } else { usize::MAX };
     let how = ConvertOptions {
-        threads: usize::try_from(args.at_a_time).unwrap_or(1).min(threads()),
+        threads: usize::try_from(args.at_a_time).unwrap_or(1).min(most),
         compress: args.compress,
         hole: args.sparse.map_or(SPARSE, |size| size.0),
         backing: None,

@@ -1,9 +1,12 @@
 //! NBD: other programs talk with ours.
 
 mod client;
+mod cuts;
 mod hostile;
 mod in_place;
+mod liar;
 mod peer;
+mod proxy;
 mod serve;
 mod served;
 mod tls;

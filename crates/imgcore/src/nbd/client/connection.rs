@@ -273,11 +273,13 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        // A server that meets the end of the connection may leave out what it was asked for before.
+        let all = ByteRange::new(0, u64::MAX).unwrap_or_default();
+        let _failed = self.wait(&mut Goal::Settled(all), &mut Vec::new(), soon(LAST_ANSWERS));
         let request = Request { flags: 0, command: Command::Disconnect.number(), cookie: 0, offset: 0, len: 0 };
         if self.state().dead.is_none() {
             // The server notices the end of the connection as well.
-            let until = Instant::now().checked_add(GOODBYE).unwrap_or_else(Instant::now);
-            let _ = lock(&self.sender).send(&[&request.encode(self.style)], until);
+            let _ = lock(&self.sender).send(&[&request.encode(self.style)], soon(GOODBYE));
         }
         self.socket.shut_down();
     }
@@ -331,6 +333,11 @@ fn cookie_of(header: &ReplyHeader) -> u64 {
     }
 }
 
+fn soon(wait: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(wait).unwrap_or(now)
+}
+
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -346,6 +353,9 @@ const LONGEST_HEADER: usize = 32;
 
 /// How often a thread looks at the clock while another one reads.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// How long the answers to writes may take that nobody has asked to be durable.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(500);

@@ -334,8 +334,8 @@ fn len(buf: &[u8]) -> u64 {
 /// Bytes that are read with one request: several are under way for one long read.
 const READ_PIECE: u64 = 512 << 10;
 
-/// Bytes that are written with one request.
-const WRITE_PIECE: u64 = 1 << 20;
+/// Bytes that are written with one request: few enough for a socket to take them while the server is busy.
+const WRITE_PIECE: u64 = 256 << 10;
 
 /// Bytes that are zeroed with one request, whole blocks of any size.
 const ZERO_PIECE: u64 = 256 << 20;

@@ -138,7 +138,7 @@ fn connect(uri: &Uri, first: Patience, then: Patience) -> Result<(Connection, Ag
 const MOST_CONNECTIONS: usize = 4;
 
 /// Bytes that are worth another connection.
-const MANY: u64 = 2 << 20;
+const MANY: u64 = 512 << 10;
 
 /// How long an answer is waited for that is not needed.
 const SHORT: Duration = Duration::from_secs(2);

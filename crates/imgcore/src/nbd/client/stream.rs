@@ -8,6 +8,8 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt;
+
 use super::fault::Fault;
 use super::tls::{self, Incoming, Session};
 use crate::block::{Error, ErrorKind};
@@ -110,10 +112,13 @@ impl Socket {
 }
 
 fn connect_unix(name: &[u8]) -> io::Result<UnixStream> {
-    match name.strip_prefix(b"\0") {
-        Some(name) => UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?),
-        None => UnixStream::connect(std::ffi::OsStr::from_bytes(name)),
-    }
+    let stream = match name.strip_prefix(b"\0") {
+        Some(name) => UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+        None => UnixStream::connect(std::ffi::OsStr::from_bytes(name))?,
+    };
+    // As much as the system allows: whoever writes goes on while the server works.
+    let _less = sockopt::set_socket_send_buffer_size(&stream, SENT);
+    Ok(stream)
 }
 
 fn is_for_now(error: &io::Error) -> bool {
@@ -279,6 +284,9 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// Bytes of small messages that are read at once.
 const BUFFER: usize = 4096;
+
+/// Bytes that a socket may hold for the server.
+const SENT: usize = 2 << 20;
 
 /// Bytes in a second at which a connection counts as alive.
 const SLOWEST: u64 = 64 << 10;

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -33,6 +34,10 @@ pub(super) struct Server {
     pub(super) disk: Mutex<Vec<u8>>,
     /// What was asked for, in order.
     pub(super) seen: Mutex<Vec<Request>>,
+    /// How many bytes it says to all its clients before it leaves.
+    pub(super) breath: AtomicUsize,
+    /// The bytes of an answer from which on it takes its time, and how long it takes for each.
+    pub(super) pace: Option<(usize, Duration)>,
 }
 
 static CONTENTS: OnceLock<Vec<u8>> = OnceLock::new();
@@ -65,6 +70,8 @@ impl Server {
             on_request: Box::new(|_, honest| Some(honest)),
             disk: Mutex::new(CONTENTS.get_or_init(|| (0..SIZE).map(byte).collect()).clone()),
             seen: Mutex::default(),
+            breath: AtomicUsize::new(usize::MAX),
+            pace: None,
         }
     }
 
@@ -98,9 +105,8 @@ impl Server {
     }
 
     fn serve(&self, mut stream: UnixStream) {
-        let _ = stream.write_all(&self.greeting);
         let mut client_flags = [0; 4];
-        if stream.read_exact(&mut client_flags).is_err() {
+        if !self.say(&mut stream, &self.greeting) || stream.read_exact(&mut client_flags).is_err() {
             return;
         }
         loop {
@@ -113,13 +119,27 @@ impl Server {
             stream.read_exact(&mut data).unwrap();
             let (honest, starts) = self.honest_option(header.option, client_flags[3] & 2 != 0);
             let Some(answer) = (self.on_option)(header.option, honest) else { return };
-            if stream.write_all(&answer).is_err() {
+            if !self.say(&mut stream, &answer) {
                 return;
             }
             if starts {
                 return self.transmit(stream);
             }
         }
+    }
+
+    /// Sends what there is breath for, at its pace; returns whether that was all.
+    fn say(&self, stream: &mut UnixStream, bytes: &[u8]) -> bool {
+        let left = self.breath.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(bytes.len()))).unwrap();
+        let said = &bytes[..left.min(bytes.len())];
+        let sent = match self.pace {
+            Some((len, pace)) if said.len() >= len => said.iter().all(|byte| {
+                std::thread::sleep(pace);
+                stream.write_all(&[*byte]).is_ok()
+            }),
+            _ => stream.write_all(said).is_ok(),
+        };
+        sent && said.len() == bytes.len()
     }
 
     fn honest_option(&self, option: u32, no_zeroes: bool) -> (Vec<u8>, bool) {
@@ -161,7 +181,7 @@ impl Server {
                 return;
             }
             let Some(answer) = (self.on_request)(&request, self.honest(&request, &payload)) else { return };
-            if stream.write_all(&answer).is_err() {
+            if !self.say(&mut stream, &answer) {
                 return;
             }
         }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use imgcore::block::BlockRead as _;
-use vmimg::domain::{Bus, Disk, DiskFormat, Domain, Link, Nic};
+use vmimg::domain::{Bus, Disk, DiskFormat, Domain, Link, Nic, Source};
 use vmimg::machine::{BaseRecord, DiskRecord, FileIdentity, GuestRecord, Machine, RECORD_FILE, State};
 use vmimg_tests::sandbox::{Outcome, Sandbox};
 
@@ -25,7 +25,7 @@ impl Machines {
         let mut domain = Domain::new("web1");
         domain.uuid = Some("5eed0000-0000-4000-8000-0000000000aa".parse().unwrap());
         domain.memory_mib = 32;
-        domain.disks.push(Disk { path: disk, format: DiskFormat::Qcow2, bus: Bus::Virtio, read_only: false });
+        domain.disks.push(Disk { source: Source::File(disk), format: DiskFormat::Qcow2, bus: Bus::Virtio, read_only: false });
         domain.nics.push(Nic { mac: None, link: Link::User { forwards: Vec::new() } });
         fs::write(folder.join("domain.xml"), domain.to_xml().unwrap()).unwrap();
         let identity = FileIdentity::of(&base).unwrap();
@@ -42,7 +42,7 @@ impl Machines {
                 identity,
                 sha256: None,
             },
-            disk: DiskRecord { file: "disk.qcow2".to_owned(), format: "qcow2".to_owned(), size: 1 << 20 },
+            disk: DiskRecord { file: Some("disk.qcow2".to_owned()), export: None, format: "qcow2".to_owned(), size: 1 << 20 },
             seed: None,
             domain,
             guest: GuestRecord { os: "Debian 12".to_owned(), hostname: "web1".to_owned(), ..GuestRecord::default() },

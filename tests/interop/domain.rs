@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use vmimg::context::Context;
-use vmimg::domain::{Accelerator, Bus, Disk, DiskFormat, Domain, Firmware, Forward, Link, MachineType, Nic};
+use vmimg::domain::{Accelerator, Bus, Disk, DiskFormat, Domain, Firmware, Forward, Link, MachineType, Nic, Source};
 use vmimg::error::ErrorKind;
 use vmimg::hypervisor::{DomainState, Hypervisor as _, Qemu};
 use vmimg_tests::tool::Tool;
@@ -139,7 +139,7 @@ fn kinds(folder: &Path) -> Vec<Domain> {
 }
 
 fn disk(path: &Path, format: DiskFormat, bus: Bus) -> Disk {
-    Disk { path: path.to_owned(), format, bus, read_only: false }
+    Disk { source: Source::File(path.to_owned()), format, bus, read_only: false }
 }
 
 fn nic(last: u8, link: Link) -> Nic {

@@ -6,6 +6,7 @@ mod hostile;
 mod in_place;
 mod liar;
 mod peer;
+mod prepare;
 mod proxy;
 mod serve;
 mod served;

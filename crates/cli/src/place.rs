@@ -58,4 +58,27 @@ impl Place {
     }
 }
 
+/// Returns `bytes` as a part of a URI.
+#[must_use]
+pub fn encoded(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in bytes {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => text.push(char::from(*byte)),
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
 const HINT: &str = "as in `nbd://HOST:PORT/EXPORT` and `nbd+unix:///EXPORT?socket=PATH`";
+
+#[cfg(test)]
+mod tests {
+    use super::encoded;
+
+    #[test]
+    fn names_become_parts_of_addresses() {
+        assert_eq!(encoded(b"/run/a b?"), "/run/a%20b%3F");
+    }
+}

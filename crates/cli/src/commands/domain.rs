@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use crate::context::Context;
 use crate::domain::{
-    Accelerator, Bus, Disk, DiskFormat, Domain, Error, Firmware, Link, MacAddress, MachineType, Nic, SeedKind, probe_format,
-    probe_seed,
+    Accelerator, Bus, Disk, DiskFormat, Domain, Error, Firmware, Link, MacAddress, MachineType, Nic, SeedKind, Source,
+    probe_format, probe_seed,
 };
 use crate::error::CommandError;
 use crate::hypervisor::{AcceleratorChoice, accelerator};
@@ -111,7 +111,7 @@ fn describe(args: &XmlArgs, context: &Context) -> Result<Domain, Error> {
             Some(format) => format,
             None => probe_format(&path)?,
         };
-        domain.disks.push(Disk { path, format, bus: Bus::Virtio, read_only: false });
+        domain.disks.push(Disk { source: Source::File(path), format, bus: Bus::Virtio, read_only: false });
     }
     domain.seed = args.seed.as_ref().map(|path| context.absolute(path));
     domain.smbios_serial.clone_from(&args.smbios_serial);

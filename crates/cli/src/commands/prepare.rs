@@ -27,6 +27,7 @@ Examples:
   vmimg prepare web1 --image debian-12 --minion-master salt.example.org \\
       --master-keys /etc/salt/pki/master/minions
   vmimg prepare web1 --image debian-12 --file app.conf:/etc/app.conf:0640
+  vmimg prepare web1 --image debian-12 --target nbd://storage.example/web1
   vmimg prepare web1 --image debian-12 --dry-run
   vmimg prepare -f machines.yaml web1 web2"
 )]
@@ -75,6 +76,12 @@ struct BaseArgs {
     /// The size of the disk, as in 20G; partition and file system grow with it
     #[arg(long, value_name = "SIZE")]
     size: Option<Size>,
+    /// Write the disk to this NBD export, which must be empty; it has its size
+    #[arg(long, value_name = "URI", conflicts_with_all = ["size", "manifest"])]
+    target: Option<String>,
+    /// Overwrite what the export holds
+    #[arg(long, requires = "target")]
+    force: bool,
     /// The partition with the root file system, where it cannot be told
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
@@ -247,6 +254,7 @@ fn from_arguments(args: &Args) -> Result<Vec<Request>, CommandError> {
         format: args.base.format,
         sha256: args.base.sha256.clone(),
         size: args.base.size,
+        target: args.base.target.clone().map(|target| (target, args.base.force)),
         partition: args.base.partition,
         memory: args.hardware.memory,
         vcpus: args.hardware.vcpus,

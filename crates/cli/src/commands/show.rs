@@ -69,7 +69,11 @@ fn for_people(report: &Report) -> String {
     line("uuid", machine.uuid.to_string());
     line("memory", human_size(machine.domain.memory_mib.saturating_mul(1 << 20)));
     line("processors", machine.domain.vcpus.to_string());
-    line("disk", format!("{}, {}", human_size(machine.disk.size), report.folder.join(&machine.disk.file).display()));
+    let place = match (&machine.disk.file, &machine.disk.export) {
+        (Some(file), _) => report.folder.join(file).display().to_string(),
+        (None, export) => export.clone().unwrap_or_default(),
+    };
+    line("disk", format!("{}, {place}", human_size(machine.disk.size)));
     line("base", format!("{}, {}", machine.base.reference, machine.base.path.display()));
     if let Some(seed) = &machine.seed {
         line("seed", format!("{}, {}", seed.label, report.folder.join(&seed.file).display()));

@@ -14,6 +14,7 @@ use crate::domain::probe_seed;
 use crate::error::{CommandError, ErrorKind};
 use crate::files::digest;
 use crate::machine::{Machine, MachineName, Root, RootArgs};
+use crate::open::{TrustArgs, open, options};
 use crate::output::ReportArgs;
 
 /// The arguments of `vmimg verify`.
@@ -84,7 +85,7 @@ fn verify(context: &Context, root: &Root, name: MachineName) -> Result<Report, C
             let runs = Running::find(context, root, &name)?.state()?.is_active();
             checks.push(check("record", Ok(()))?);
             checks.push(check("base", base::check(context, &machine, machine.base.sha256.is_some()))?);
-            checks.push(check("disk", disk(&folder, &machine, runs))?);
+            checks.push(check("disk", disk(context, &folder, &machine, runs))?);
             if machine.seed.is_some() {
                 checks.push(check("seed", seed(context, &folder, &machine))?);
             }
@@ -107,8 +108,11 @@ fn check(what: &'static str, outcome: Result<(), CommandError>) -> Result<Check,
 }
 
 /// Opens the disk with its chain, and compares what it says with the record. A running machine's disk is not locked.
-fn disk(folder: &Path, machine: &Machine, runs: bool) -> Result<(), CommandError> {
-    let path = folder.join(&machine.disk.file);
+fn disk(context: &Context, folder: &Path, machine: &Machine, runs: bool) -> Result<(), CommandError> {
+    if let Some(address) = &machine.disk.export {
+        return export(context, address, machine.disk.size, runs);
+    }
+    let path = folder.join(machine.disk.file.as_deref().unwrap_or_default());
     let wrong = |what: String| Err(CommandError::new(ErrorKind::Corrupt, format!("`{}` {what}", path.display())));
     let options = OpenOptions { format: Some(Format::Qcow2), policy: OpenPolicy::PlainPaths, follow: true, lock: !runs };
     let disk = image::open(&path, &options).map_err(block::Error::from)?;
@@ -120,6 +124,18 @@ fn disk(folder: &Path, machine: &Machine, runs: bool) -> Result<(), CommandError
         return wrong(format!("is not an overlay of `{}`", machine.base.path.display()));
     }
     Ok(())
+}
+
+/// Opens the export that is the disk, unless a running machine may be its only client.
+fn export(context: &Context, address: &str, size: u64, runs: bool) -> Result<(), CommandError> {
+    if runs {
+        return Ok(());
+    }
+    let disk = open(context, Path::new(address), &options(Some(Format::Raw), TrustArgs::OWN))?;
+    if disk.size() == size {
+        return Ok(());
+    }
+    Err(CommandError::new(ErrorKind::Corrupt, format!("`{address}` has {} bytes instead of {size}", disk.size())))
 }
 
 fn seed(context: &Context, folder: &Path, machine: &Machine) -> Result<(), CommandError> {

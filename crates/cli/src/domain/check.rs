@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::{Accelerator, Bus, Domain, Error, Link, MachineType};
+use super::{Accelerator, Bus, DiskFormat, Domain, Error, Export, Link, MachineType, Server, Source};
 
 /// Checks that `name` can be a domain's, in libvirt, as a file name and on a command line.
 ///
@@ -66,10 +66,21 @@ impl Domain {
 
     fn check_disks(&self) -> Result<(), Error> {
         let mut seen = HashSet::new();
-        for path in self.disks.iter().map(|disk| &disk.path).chain(self.seed.as_ref()) {
+        for path in self.disks.iter().filter_map(|disk| disk.source.file()).chain(self.seed.as_deref()) {
             check_path(path)?;
             if !seen.insert(path) {
-                return Err(Error::Path { path: path.clone(), rule: "another disk of the domain has it" });
+                return Err(Error::Path { path: path.to_owned(), rule: "another disk of the domain has it" });
+            }
+        }
+        let mut exports = HashSet::new();
+        for disk in &self.disks {
+            let Source::Export(export) = &disk.source else { continue };
+            check_export(export)?;
+            if !exports.insert(export) {
+                return value("the export", &export.export, "another disk of the domain has it");
+            }
+            if disk.format != DiskFormat::Raw {
+                return value("the format of an export", disk.format.name(), "it is raw");
             }
         }
         let devices = self.disks.len().saturating_add(self.nics.len());
@@ -146,6 +157,17 @@ fn check_path(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+fn check_export(export: &Export) -> Result<(), Error> {
+    if !export.export.is_empty() {
+        check_text("the export", &export.export)?;
+    }
+    match &export.server {
+        Server::Unix(socket) => check_path(socket),
+        Server::Tcp { port: 0, .. } => value("the port of a server", 0, "ports begin at 1"),
+        Server::Tcp { host, .. } => check_text("the host of a server", host),
+    }
+}
+
 fn check_text(what: &'static str, text: &str) -> Result<(), Error> {
     if text.is_empty() {
         return value(what, text, "it is empty");
@@ -187,7 +209,7 @@ const MAX_SATA_DISKS: usize = 5;
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Bus, Disk, DiskFormat, Domain, Forward, Link, MachineType, Nic};
+    use super::super::{Bus, Disk, DiskFormat, Domain, Forward, Link, MachineType, Nic, Source};
     use super::check_name;
 
     #[test]
@@ -223,8 +245,8 @@ mod tests {
             |domain| domain.memory_mib = 0,
             |domain| domain.vcpus = 0,
             |domain| domain.vcpus = 256,
-            |domain| domain.disks[0].path = "relative".into(),
-            |domain| domain.disks[0].path = "/a\nb".into(),
+            |domain| domain.disks[0].source = Source::File("relative".into()),
+            |domain| domain.disks[0].source = Source::File("/a\nb".into()),
             |domain| domain.seed = Some("/disk".into()),
             |domain| domain.disks = vec![domain.disks[0].clone(); 25],
             |domain| (domain.machine, domain.disks[0].bus) = (MachineType::Pc, Bus::Sata),
@@ -243,7 +265,8 @@ mod tests {
 
     fn sound() -> Domain {
         let mut domain = Domain::new("web1");
-        domain.disks.push(Disk { path: "/disk".into(), format: DiskFormat::Qcow2, bus: Bus::Virtio, read_only: false });
+        let source = Source::File("/disk".into());
+        domain.disks.push(Disk { source, format: DiskFormat::Qcow2, bus: Bus::Virtio, read_only: false });
         domain.nics.push(Nic { mac: Some("52:54:00:00:00:01".parse().unwrap()), link: Link::User { forwards: Vec::new() } });
         domain
     }

@@ -7,6 +7,7 @@
 //! Nothing here starts a program; that is what `hypervisor` does.
 
 mod check;
+mod disk;
 mod element;
 mod error;
 mod probe;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use self::check::check_name;
+pub use self::disk::{Bus, Disk, DiskFormat, Export, Server, Source};
 pub use self::error::Error;
 pub use self::probe::{SeedKind, probe_format, probe_seed};
 pub use self::qemu::{QemuCommand, QemuFiles};
@@ -58,43 +60,6 @@ pub struct Domain {
     pub vnc: bool,
     /// The file that collects what the guest writes to its first serial port.
     pub serial_log: Option<PathBuf>,
-}
-
-/// One disk of a domain.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Disk {
-    /// The file, with an absolute path.
-    pub path: PathBuf,
-    /// The format of the file.
-    pub format: DiskFormat,
-    /// How the guest sees the disk.
-    #[serde(default)]
-    pub bus: Bus,
-    /// Whether the guest may only read it.
-    #[serde(default)]
-    pub read_only: bool,
-}
-
-/// The format of a disk's file.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DiskFormat {
-    /// A qcow2 image.
-    Qcow2,
-    /// The bytes of the disk, as they are.
-    Raw,
-}
-
-/// The controller a disk is attached to.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Bus {
-    /// A virtio block device of its own.
-    #[default]
-    Virtio,
-    /// A port of the SATA controller.
-    Sata,
 }
 
 /// One network interface of a domain.
@@ -197,17 +162,6 @@ impl Domain {
     /// Returns the bus that the seed is attached to.
     fn seed_bus(&self) -> Bus {
         self.disks.first().map(|disk| disk.bus).unwrap_or_default()
-    }
-}
-
-impl DiskFormat {
-    /// Returns the name that QEMU and libvirt give to the format.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Qcow2 => "qcow2",
-            Self::Raw => "raw",
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{Accelerator, Bus, Disk, Domain, Error, Firmware, Link, Nic};
+use super::{Accelerator, Bus, Disk, Domain, Error, Export, Firmware, Link, Nic, Server, Source};
 
 /// The sockets and files of one running QEMU.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -113,7 +113,10 @@ impl QemuCommand {
     /// Adds a disk, which takes the next one of `ports` when it is a SATA disk.
     fn disk(&mut self, index: usize, disk: &Disk, ports: &mut RangeFrom<usize>) {
         let node = format!("disk{index}");
-        self.blockdev(&node, disk.format.name(), &disk.path, disk.read_only);
+        match &disk.source {
+            Source::File(path) => self.blockdev(&node, disk.format.name(), path, disk.read_only),
+            Source::Export(export) => self.export(&node, export, disk.read_only),
+        }
         let device = match disk.bus {
             Bus::Virtio => "virtio-blk-pci".to_owned(),
             // Ports 0 to 4; the last one of the six is the seed's.
@@ -137,6 +140,18 @@ impl QemuCommand {
         let filename = Value::from(path.to_string_lossy());
         let file = json!({"driver": "file", "filename": filename, "read-only": read_only, "discard": discard});
         let node = json!({"driver": driver, "node-name": node, "read-only": read_only, "discard": discard, "file": file});
+        self.option("-blockdev", node.to_string());
+    }
+
+    fn export(&mut self, node: &str, export: &Export, read_only: bool) {
+        let server = match &export.server {
+            Server::Unix(socket) => json!({"type": "unix", "path": socket.to_string_lossy()}),
+            Server::Tcp { host, port } => json!({"type": "inet", "host": host, "port": port.to_string()}),
+        };
+        let discard = if read_only { "ignore" } else { "unmap" };
+        let file =
+            json!({"driver": "nbd", "server": server, "export": export.export, "read-only": read_only, "discard": discard});
+        let node = json!({"driver": "raw", "node-name": node, "read-only": read_only, "discard": discard, "file": file});
         self.option("-blockdev", node.to_string());
     }
 
@@ -206,14 +221,14 @@ fn comma_free(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{QemuCommand, QemuFiles};
-    use crate::domain::{Bus, Disk, DiskFormat, Domain, Error, Firmware, Forward, Link, Nic};
+    use crate::domain::{Bus, Disk, DiskFormat, Domain, Error, Firmware, Forward, Link, Nic, Source};
 
     #[test]
     fn every_file_is_named_with_its_driver_and_commas_cannot_add_options() {
         let mut domain = Domain::new("a,b");
         domain.smbios_serial = Some("ds=nocloud,x".to_owned());
         domain.disks.push(Disk {
-            path: "/d,file.driver=nbd".into(),
+            source: Source::File("/d,file.driver=nbd".into()),
             format: DiskFormat::Qcow2,
             bus: Bus::Virtio,
             read_only: false,

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::element::Element;
-use super::{Accelerator, Bus, Disk, Domain, Error, Firmware, Link, Nic};
+use super::{Accelerator, Bus, Disk, Domain, Error, Export, Firmware, Link, Nic, Server, Source};
 
 impl Domain {
     /// Returns the domain as libvirt's XML, checked before.
@@ -98,12 +98,12 @@ impl Domain {
                 Bus::Virtio => (virtio.next_name(), "virtio"),
                 Bus::Sata => (sata.next_name(), "sata"),
             };
-            elements.push(file_disk(disk, &target, bus));
+            elements.push(system_disk(disk, &target, bus));
         }
         if let Some(seed) = &self.seed {
             let seed = match self.seed_bus() {
-                Bus::Virtio => disk_element("disk", "raw", seed, &virtio.next_name(), "virtio"),
-                Bus::Sata => disk_element("cdrom", "raw", seed, &sata.next_name(), "sata"),
+                Bus::Virtio => disk_element("disk", "raw", file_source(seed), &virtio.next_name(), "virtio"),
+                Bus::Sata => disk_element("cdrom", "raw", file_source(seed), &sata.next_name(), "sata"),
             };
             elements.push(seed.child(Element::new("readonly")));
         }
@@ -135,23 +135,43 @@ impl Domain {
     }
 }
 
-fn file_disk(disk: &Disk, target: &str, bus: &str) -> Element {
-    let mut element = disk_element("disk", disk.format.name(), &disk.path, target, bus);
+fn system_disk(disk: &Disk, target: &str, bus: &str) -> Element {
+    let source = match &disk.source {
+        Source::File(path) => file_source(path),
+        Source::Export(export) => export_source(export),
+    };
+    let mut element = disk_element("disk", disk.format.name(), source, target, bus);
     if disk.read_only {
         element = element.child(Element::new("readonly"));
     }
     element
 }
 
-fn disk_element(device: &str, format: &str, path: &Path, target: &str, bus: &str) -> Element {
+/// Returns the kind of a disk in a file, and its source.
+fn file_source(path: &Path) -> (&'static str, Element) {
+    ("file", Element::new("source").attr("file", path.display()))
+}
+
+/// Returns the kind of a disk in an export, and its source.
+fn export_source(export: &Export) -> (&'static str, Element) {
+    let source = Element::new("source").attr("protocol", "nbd");
+    let source = if export.export.is_empty() { source } else { source.attr("name", &export.export) };
+    let host = match &export.server {
+        Server::Unix(socket) => Element::new("host").attr("transport", "unix").attr("socket", socket.display()),
+        Server::Tcp { host, port } => Element::new("host").attr("name", host).attr("port", port),
+    };
+    ("network", source.child(host))
+}
+
+fn disk_element(device: &str, format: &str, source: (&str, Element), target: &str, bus: &str) -> Element {
     let driver = Element::new("driver").attr("name", "qemu").attr("type", format);
     // A cleared block of the guest is given back to the host; a CD-ROM has none.
     let driver = if device == "disk" { driver.attr("discard", "unmap") } else { driver };
     Element::new("disk")
-        .attr("type", "file")
+        .attr("type", source.0)
         .attr("device", device)
         .child(driver)
-        .child(Element::new("source").attr("file", path.display()))
+        .child(source.1)
         .child(Element::new("target").attr("dev", target).attr("bus", bus))
 }
 
@@ -191,7 +211,7 @@ const LOOPBACK: &str = "127.0.0.1";
 
 #[cfg(test)]
 mod tests {
-    use crate::domain::{Accelerator, Bus, Disk, DiskFormat, Domain, Firmware, Forward, Link, Nic};
+    use crate::domain::{Accelerator, Bus, Disk, DiskFormat, Domain, Firmware, Forward, Link, Nic, Source};
 
     #[test]
     fn a_seeded_domain_says_everything_that_libvirt_would_otherwise_guess() {
@@ -246,7 +266,7 @@ mod tests {
     }
 
     fn disk(path: &str, bus: Bus) -> Disk {
-        Disk { path: path.into(), format: DiskFormat::Qcow2, bus, read_only: false }
+        Disk { source: Source::File(path.into()), format: DiskFormat::Qcow2, bus, read_only: false }
     }
 
     const SEEDED: &str = r#"<domain type="qemu">

@@ -65,9 +65,13 @@ pub struct BaseRecord {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskRecord {
-    /// The file's name in the machine's folder.
-    pub file: String,
-    /// The format, always `qcow2`.
+    /// The file's name in the machine's folder; none for a disk in an export.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The address of the export, for a disk that is in one: it has all bytes of the base image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<String>,
+    /// The format: `qcow2`, or `raw` in an export.
     pub format: String,
     /// Bytes that the guest sees.
     pub size: u64,

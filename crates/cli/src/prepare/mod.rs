@@ -9,6 +9,8 @@
 //! publish   ROOT/NAME  synced and renamed
 //! ```
 //!
+//! With a target, the disk is written into an NBD export in place of an overlay, its first bytes last (`target`).
+//!
 //! Nothing exists under the machine's name before the last step, and nothing but the hidden folder is ever written.
 
 mod base;
@@ -19,6 +21,7 @@ mod plan;
 mod report;
 mod settings;
 mod stage;
+mod target;
 mod verify;
 
 pub use fleet::{Fleet, Outcome};
@@ -29,6 +32,7 @@ pub use settings::{Datasource, Link, Nic, Request, Settings};
 
 use base::Base;
 use master::AcceptedKey;
+use target::Target;
 
 use crate::context::Context;
 use crate::error::CommandError;
@@ -41,7 +45,7 @@ fn execute(plan: &Plan, base: &Base, root: &Root, context: &Context) -> Result<M
     let staging = Staging::create(root, &plan.name)?;
     let machine = stage::files(plan, base, &disk, &staging, context)?;
     context.interrupt().check()?;
-    verify::files(plan, &disk, &machine, &staging)?;
+    verify::files(plan, &disk, &machine, &staging, context)?;
     stage::write_record(&staging.path().join(RECORD_FILE), &machine)?;
     let unique = plan.identity.uuid.as_u64_pair().1;
     let accepted = match (&plan.master_keys, &plan.planned.minion) {

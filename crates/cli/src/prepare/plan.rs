@@ -10,7 +10,7 @@ use seed::keys::ssh::{self, AuthorizedKey};
 use seed::network::{Network, ResolvedNetwork};
 use seed::plan::{HostKey, HostKeys, KeyPair, Material, Note, Planned, RandomSeed, Secret, Seed};
 
-use super::{Base, Datasource, Link, Nic, Request, Settings};
+use super::{Base, Datasource, Link, Nic, Request, Settings, Target};
 use crate::context::Context;
 use crate::domain::{self, Disk, Domain, Forward};
 use crate::error::{CommandError, ErrorKind};
@@ -26,6 +26,8 @@ pub struct Plan {
     pub now: i64,
     /// Bytes of the system disk.
     pub size: u64,
+    /// The export that becomes the system disk, in place of an overlay.
+    pub(super) target: Option<Target>,
     /// Whether the root's partition and file system grow.
     pub grows: bool,
     /// Who the machine is.
@@ -90,14 +92,22 @@ impl Plan {
         let folder = root.folder(name);
         let making = Making { settings, seed: &seed, identity: &identity, randomness: &randomness, context };
         let seed_disk = making.seed_disk(base.guest.cloud_init, network)?;
-        let domain = machine(settings, &nics, name, &folder, &identity, seed_disk.as_ref(), &randomness);
-        let size = size(settings, base)?;
+        let mut domain = machine(settings, &nics, name, &folder, &identity, seed_disk.as_ref(), &randomness);
+        let target = settings.target.as_ref().map(|(address, force)| Target::look(context, address, *force));
+        let target = target.transpose()?;
+        if let (Some(target), Some(disk)) = (&target, domain.disks.first_mut()) {
+            (disk.source, disk.format) = (domain::Source::Export(target.export()?), domain::DiskFormat::Raw);
+        }
+        let size = match &target {
+            Some(target) => target.size_for(&*base.disk)?,
+            None => size(settings, base)?,
+        };
         let login =
             seed.users.iter().find(|user| !user.ssh_keys.is_empty()).map_or("root", |user| user.name.as_str()).to_owned();
         let grows = size > imgcore::block::BlockRead::size(&*base.disk);
         let (name, now, master_keys) = (name.clone(), context.unix_time(), settings.master_keys.clone());
         let master_keys = master_keys.map(|folder| context.absolute(&folder));
-        Ok(Self { name, now, size, grows, identity, planned, seed: seed_disk, domain, hostname, login, master_keys })
+        Ok(Self { name, now, size, target, grows, identity, planned, seed: seed_disk, domain, hostname, login, master_keys })
     }
 
     /// Returns what the reader should know before the plan is carried out.
@@ -253,7 +263,7 @@ fn machine(
     };
     let nics = nics.iter().enumerate().zip(&identity.macs);
     let system = Disk {
-        path: folder.join(super::stage::DISK_FILE),
+        source: domain::Source::File(folder.join(super::stage::DISK_FILE)),
         format: domain::DiskFormat::Qcow2,
         bus: domain::Bus::default(),
         read_only: false,

@@ -29,6 +29,9 @@ pub struct Settings {
     pub format: Option<DiskFormat>,
     /// SHA-256 of the base image's file in hexadecimal, which is checked.
     pub sha256: Option<String>,
+    /// The NBD export that becomes the system disk: its address, and whether what it holds is lost.
+    #[serde(skip)]
+    pub target: Option<(String, bool)>,
     /// Size of the system disk; that of the base otherwise.
     pub size: Option<Size>,
     /// The partition with the guest's root file system, where it cannot be told.

@@ -84,7 +84,10 @@ pub(super) fn files(
     staging: &Staging,
     context: &Context,
 ) -> Result<Machine, CommandError> {
-    write_overlay(&staging.path().join(DISK_FILE), base, disk)?;
+    match &plan.target {
+        Some(target) => target.write(&disk.disk, context)?,
+        None => write_overlay(&staging.path().join(DISK_FILE), base, disk)?,
+    }
     context.interrupt().check()?;
     let seed = match &plan.seed {
         None => None,
@@ -110,7 +113,10 @@ pub(super) fn files(
             identity: base.image.identity,
             sha256: base.image.sha256.clone(),
         },
-        disk: DiskRecord { file: DISK_FILE.to_owned(), format: "qcow2".to_owned(), size: plan.size },
+        disk: match &plan.target {
+            Some(target) => target.record(plan.size)?,
+            None => DiskRecord { file: Some(DISK_FILE.to_owned()), export: None, format: "qcow2".to_owned(), size: plan.size },
+        },
         seed,
         domain: plan.domain.clone(),
         guest: GuestRecord {

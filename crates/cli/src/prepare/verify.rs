@@ -11,21 +11,36 @@ use seed::iso::{self, VolumeLabel};
 
 use super::Plan;
 use super::stage::{DISK_FILE, SEED_FILE, StagedDisk};
+use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::machine::{Machine, Staging};
 
 /// Reads the machine's files back and compares them with what was staged, while they are being synced.
-pub(super) fn files(plan: &Plan, staged: &StagedDisk, machine: &Machine, staging: &Staging) -> Result<(), CommandError> {
+pub(super) fn files(
+    plan: &Plan,
+    staged: &StagedDisk,
+    machine: &Machine,
+    staging: &Staging,
+    context: &Context,
+) -> Result<(), CommandError> {
     // The overlay names the base that it was made on, by the path that was resolved for it.
     let options = OpenOptions { format: Some(Format::Qcow2), policy: OpenPolicy::PlainPaths, ..OpenOptions::default() };
-    let disk = image::open(&staging.path().join(DISK_FILE), &options)?;
-    same_base(&disk, machine)?;
+    let disk = match &plan.target {
+        Some(target) => target.open(context)?,
+        None => image::open(&staging.path().join(DISK_FILE), &options)?,
+    };
+    if plan.target.is_none() {
+        same_base(&disk, machine)?;
+    }
     if disk.size() != plan.size {
         return Err(differs(format!("the disk has {} bytes, not {}", disk.size(), plan.size)));
     }
     thread::scope(|scope| {
         let synced = scope.spawn(|| staging.sync());
-        let bytes = scope.spawn(|| changes(&disk, staged));
+        let bytes = scope.spawn(|| match &plan.target {
+            Some(_) => everything(&disk, staged),
+            None => changes(&disk, staged),
+        });
         meaning(plan, &disk, staged, staging)?;
         joined(bytes)?;
         joined(synced)
@@ -76,6 +91,30 @@ fn changes(disk: &Disk, staged: &StagedDisk) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// Compares every byte.
+fn everything(disk: &Disk, staged: &StagedDisk) -> Result<(), CommandError> {
+    let (mut ours, mut theirs) = (vec![0; LONG_PIECE], vec![0; LONG_PIECE]);
+    for extent in extents(&staged.disk, ByteRange::new(0, staged.disk.size()).unwrap_or_default()) {
+        let extent = extent?;
+        if extent.reads_as_zeros() {
+            zeroed(disk, extent.range)?;
+            continue;
+        }
+        let mut offset = extent.range.start();
+        while offset < extent.range.end() {
+            let left = usize::try_from(extent.range.end().saturating_sub(offset)).unwrap_or(usize::MAX).min(LONG_PIECE);
+            let (ours, theirs) = (ours.get_mut(..left).unwrap_or_default(), theirs.get_mut(..left).unwrap_or_default());
+            staged.disk.read_exact_at(ours, offset)?;
+            disk.read_exact_at(theirs, offset)?;
+            if ours != theirs {
+                return Err(differs(format!("bytes from {offset} on of the disk are not what was staged")));
+            }
+            offset = offset.saturating_add(u64::try_from(left).unwrap_or(u64::MAX));
+        }
+    }
+    Ok(())
+}
+
 /// Reads a run that must be zeros; what is known to be needs no reading.
 fn zeroed(disk: &Disk, range: ByteRange) -> Result<(), CommandError> {
     let mut buf = vec![0; PIECE];
@@ -103,3 +142,6 @@ fn differs(message: String) -> CommandError {
 
 /// Bytes that are read at a time.
 const PIECE: usize = 1 << 16;
+
+/// Bytes that are read at a time from an export, where they are under way together.
+const LONG_PIECE: usize = 4 << 20;

@@ -64,10 +64,11 @@ pub(super) fn make_log(path: &Path) -> Result<(), CommandError> {
 
 /// Checks that the domain's disk is the one in the machine's folder, which may have been moved or copied.
 fn check_place(folder: &Path, machine: &Machine) -> Result<(), CommandError> {
-    let own = folder.join(&machine.disk.file);
+    let Some(file) = &machine.disk.file else { return Ok(()) };
+    let own = folder.join(file);
     let cannot = |error| CommandError::io(format!("cannot find the disk `{}`", own.display()), error);
     let own = fs::canonicalize(&own).map_err(cannot)?;
-    let described = machine.domain.disks.first().and_then(|disk| fs::canonicalize(&disk.path).ok());
+    let described = machine.domain.disks.first().and_then(|disk| fs::canonicalize(disk.source.file()?).ok());
     if described.as_ref() == Some(&own) {
         return Ok(());
     }

@@ -22,7 +22,6 @@ mod put;
 mod resize;
 mod rm;
 mod stat;
-mod tar;
 mod volume;
 mod walk;
 

@@ -17,6 +17,7 @@ use rustix::net::sockopt;
 
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
+use crate::place::encoded;
 
 /// Where to listen.
 #[derive(Clone, Debug, clap::Args)]
@@ -166,18 +167,6 @@ fn cannot(place: &str, error: io::Error) -> CommandError {
     CommandError::new(kind, format!("cannot listen on `{place}`")).with_source(error)
 }
 
-/// Returns `bytes` as a part of a URI.
-fn encoded(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for byte in bytes {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => text.push(char::from(*byte)),
-            _ => text.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    text
-}
-
 /// The first descriptor that systemd hands over.
 const FIRST_INHERITED: i32 = 3;
 
@@ -186,7 +175,7 @@ const MOST_INHERITED: u32 = 64;
 
 #[cfg(test)]
 mod tests {
-    use super::{address, encoded};
+    use super::address;
 
     #[test]
     fn addresses_have_a_port_or_get_the_usual_one() {
@@ -195,10 +184,5 @@ mod tests {
         assert_eq!(read("[::1]:5").unwrap(), "[::1]:5");
         assert_eq!(read("::1").unwrap(), "[::1]:10809");
         assert!(read("127.0.0.1:x").is_err());
-    }
-
-    #[test]
-    fn names_become_parts_of_addresses() {
-        assert_eq!(encoded(b"/run/a b?"), "/run/a%20b%3F");
     }
 }

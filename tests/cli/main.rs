@@ -3,6 +3,7 @@
 mod disk;
 mod disk_files;
 mod disk_in_place;
+mod disk_tar;
 mod domain;
 mod frame;
 mod image;

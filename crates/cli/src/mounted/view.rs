@@ -102,6 +102,7 @@ fn metadata_of(stat: &Stat) -> Metadata {
         size: u64::try_from(stat.st_size).unwrap_or_default(),
         links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
         mtime: stat.st_mtime,
+        mtime_nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
         inode: stat.st_ino,
     }
 }

@@ -33,6 +33,15 @@ pub enum Edit {
         /// What to set besides.
         attributes: Attributes,
     },
+    /// Makes a regular file, in the place of whatever is there but a folder; 0644 and owned by root otherwise.
+    CreateFile {
+        /// The file.
+        path: GuestPath,
+        /// All of its contents.
+        content: Content,
+        /// What to set besides.
+        attributes: Attributes,
+    },
     /// Puts bytes behind the end of a regular file, which keeps all else; makes the file when it is missing.
     Append {
         /// The file.
@@ -118,6 +127,8 @@ pub struct Attributes {
     pub gid: Option<u32>,
     /// Modification time in seconds since 1970. `None` means the time of the run for new and rewritten files.
     pub mtime: Option<i64>,
+    /// Nanoseconds behind that second: below 10^9, and nothing without it. Where a file system has no room, they are dropped.
+    pub mtime_nanos: u32,
     /// Extended attributes by full name, as in `security.selinux`, with their values.
     pub xattrs: BTreeMap<String, Vec<u8>>,
 }
@@ -159,6 +170,7 @@ impl Edit {
     pub fn path(&self) -> &GuestPath {
         match self {
             Self::Write { path, .. }
+            | Self::CreateFile { path, .. }
             | Self::Append { path, .. }
             | Self::CreateDir { path, .. }
             | Self::Symlink { path, .. }
@@ -185,6 +197,7 @@ impl Edit {
     pub fn attributes_mut(&mut self) -> Option<&mut Attributes> {
         match self {
             Self::Write { attributes, .. }
+            | Self::CreateFile { attributes, .. }
             | Self::Append { attributes, .. }
             | Self::CreateDir { attributes, .. }
             | Self::Symlink { attributes, .. }

@@ -122,6 +122,7 @@ fn undone(plan: &EditPlan) -> BTreeMap<&GuestPath, usize> {
     for (order, edit) in plan.edits.iter().enumerate() {
         match edit {
             Edit::Remove { path }
+            | Edit::CreateFile { path, .. }
             | Edit::Symlink { path, .. }
             | Edit::HardLink { path, .. }
             | Edit::MakeNode { path, .. }
@@ -144,12 +145,18 @@ fn is_undone(undone: &BTreeMap<&GuestPath, usize>, order: usize, path: &GuestPat
     false
 }
 
+/// Returns whether a step makes something new where another file may be.
+fn replaces(edit: &Edit) -> bool {
+    matches!(edit, Edit::CreateFile { .. } | Edit::Symlink { .. } | Edit::MakeNode { .. })
+}
+
 /// Returns what is expected after `edit` where `old` was before.
 fn after(old: Option<Wanted>, edit: &Edit) -> Wanted {
     let (wanted_kind, new) = match edit {
-        Edit::Write { attributes, .. } | Edit::Append { attributes, .. } | Edit::AppendLine { attributes, .. } => {
-            (Some(FileKind::File), attributes)
-        }
+        Edit::Write { attributes, .. }
+        | Edit::CreateFile { attributes, .. }
+        | Edit::Append { attributes, .. }
+        | Edit::AppendLine { attributes, .. } => (Some(FileKind::File), attributes),
         Edit::CreateDir { attributes, .. } => (Some(FileKind::Directory), attributes),
         Edit::Symlink { attributes, .. } => (Some(FileKind::Symlink), attributes),
         Edit::MakeNode { node, attributes, .. } => (Some(node.kind()), attributes),
@@ -157,14 +164,14 @@ fn after(old: Option<Wanted>, edit: &Edit) -> Wanted {
         Edit::Remove { .. } | Edit::HardLink { .. } | Edit::Rename { .. } => return Wanted::Absent,
     };
     let kept = match old {
-        Some(old @ Wanted::Present { .. }) if !matches!(edit, Edit::Symlink { .. } | Edit::MakeNode { .. }) => old,
+        Some(old @ Wanted::Present { .. }) if !replaces(edit) => old,
         _ => Wanted::new(None),
     };
     let Wanted::Present { kind, mut content, mut lines, mut target, mut attributes, mut end, mut node } = kept else {
         return kept;
     };
     match edit {
-        Edit::Write { content: new, .. } => {
+        Edit::Write { content: new, .. } | Edit::CreateFile { content: new, .. } => {
             content = Some(new.clone());
             (lines, end) = (Vec::new(), None);
             attributes.mtime = None;
@@ -186,7 +193,9 @@ fn after(old: Option<Wanted>, edit: &Edit) -> Wanted {
     attributes.mode = new.mode.or(attributes.mode);
     attributes.uid = new.uid.or(attributes.uid);
     attributes.gid = new.gid.or(attributes.gid);
-    attributes.mtime = new.mtime.or(attributes.mtime);
+    if new.mtime.is_some() {
+        (attributes.mtime, attributes.mtime_nanos) = (new.mtime, new.mtime_nanos);
+    }
     attributes.xattrs.extend(new.xattrs.clone());
     // The time of a folder moves on when names in it change.
     let kind = wanted_kind.or(kind);

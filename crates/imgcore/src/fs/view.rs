@@ -69,6 +69,8 @@ pub struct Metadata {
     pub links: u32,
     /// Modification time in seconds since 1970.
     pub mtime: i64,
+    /// Nanoseconds behind that second.
+    pub mtime_nanos: u32,
     /// The file system's number of the file.
     pub inode: u64,
 }

@@ -89,6 +89,7 @@ impl FileSystem for FakeFiles {
             size: u64::try_from(node.content.len()).unwrap(),
             links: 1,
             mtime: 0,
+            mtime_nanos: 0,
             inode: 1,
         })
     }

@@ -70,6 +70,12 @@ impl Step {
                 step.sha256 = digest(content);
                 step.set(attributes);
             }
+            Edit::CreateFile { content, attributes, .. } => {
+                step.op = "create_file";
+                step.size = Some(content.len());
+                step.sha256 = digest(content);
+                step.set(attributes);
+            }
             Edit::Append { content, attributes, .. } => {
                 step.op = "append";
                 step.size = Some(content.len());

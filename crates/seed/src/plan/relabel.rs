@@ -52,6 +52,7 @@ impl Labeling<'_> {
     fn add(&mut self, mut edit: Edit) {
         let (kind, replaces, follows) = match &edit {
             Edit::Write { .. } | Edit::Append { .. } | Edit::AppendLine { .. } => (Some(FileKind::File), false, true),
+            Edit::CreateFile { .. } => (Some(FileKind::File), true, false),
             Edit::CreateDir { .. } => (Some(FileKind::Directory), false, true),
             Edit::Symlink { .. } => (Some(FileKind::Symlink), true, false),
             Edit::MakeNode { node, .. } => (Some(node.kind()), true, false),

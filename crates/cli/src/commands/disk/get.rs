@@ -11,6 +11,7 @@ use imgcore::block::{BlockRead, ByteRange, extents};
 use imgcore::fs::{FileKind, GuestPath, Metadata};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
+use super::tar;
 use super::volume::{Volume, VolumeArgs};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
@@ -22,26 +23,34 @@ use crate::output::{printable, warn};
 Nothing that exists on the host is written: DEST is new, and an existing folder
 DEST gets PATH under its own name. A folder comes with all that is in it: links
 as they are, permissions without setuid and setgid, times, holes; not owners,
-attributes and devices. Links in PATH are followed inside the guest.
+attributes and devices. Links in PATH are followed inside the guest. An archive
+has all of these as well.
 
 Examples:
   vmimg disk get web1.qcow2 /etc/os-release .
-  vmimg disk get web1.qcow2 /var/log logs")]
+  vmimg disk get web1.qcow2 /var/log logs
+  vmimg disk get --tar - web1.qcow2 /srv | tar -C srv -xp")]
 pub(super) struct Args {
     #[command(flatten)]
     volume: VolumeArgs,
     /// The file or folder in the guest
     #[arg(value_name = "PATH")]
     path: GuestPath,
+    /// Make this tar archive, `-` for standard output, instead of DEST
+    #[arg(long, value_name = "FILE", conflicts_with = "dest")]
+    tar: Option<PathBuf>,
     /// The new file or folder on the host
-    #[arg(value_name = "DEST")]
-    dest: PathBuf,
+    #[arg(value_name = "DEST", required_unless_present = "tar")]
+    dest: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let volume = Volume::open(context, &args.volume)?;
+    if let Some(file) = &args.tar {
+        return tar::write(tar::Output::open(context, file)?, &volume, &args.path);
+    }
     let found = volume.file_system().metadata(&args.path)?;
-    let mut dest = context.absolute(&args.dest);
+    let mut dest = context.absolute(args.dest.as_deref().unwrap_or(Path::new("")));
     if dest.is_dir() {
         dest.push(args.path.name().unwrap_or("root"));
     }
@@ -183,7 +192,7 @@ fn finish(file: impl AsFd, found: &Metadata) -> rustix::io::Result<()> {
 
 fn times(found: &Metadata) -> Timestamps {
     let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-    Timestamps { last_access, last_modification: Timespec { tv_sec: found.mtime, tv_nsec: 0 } }
+    Timestamps { last_access, last_modification: Timespec { tv_sec: found.mtime, tv_nsec: i64::from(found.mtime_nanos) } }
 }
 
 fn cannot(path: &Path, error: rustix::io::Errno) -> CommandError {

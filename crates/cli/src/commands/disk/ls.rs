@@ -109,7 +109,7 @@ impl Listing<'_> {
     }
 
     fn look(&self, name: String, path: &GuestPath) -> Result<Listed, CommandError> {
-        let Metadata { kind, mode, uid, gid, size, links, mtime, inode } = self.files.symlink_metadata(path)?;
+        let Metadata { kind, mode, uid, gid, size, links, mtime, inode, .. } = self.files.symlink_metadata(path)?;
         let target = match kind {
             FileKind::Symlink => Some(printable(&self.files.read_link(path)?)),
             _ => None,

@@ -128,7 +128,8 @@ impl Fields {
     fn into_edit(self, folder: &Path) -> Result<Edit, CommandError> {
         let path = self.path;
         let xattrs = self.xattrs.unwrap_or_default().into_iter().map(|(name, value)| (name, value.0)).collect();
-        let attributes = Attributes { mode: self.mode, uid: self.uid, gid: self.gid, mtime: self.mtime, xattrs };
+        let attributes =
+            Attributes { mode: self.mode, uid: self.uid, gid: self.gid, mtime: self.mtime, mtime_nanos: 0, xattrs };
         let device = Device { major: self.major.unwrap_or_default(), minor: self.minor.unwrap_or_default() };
         let source = folder.join(self.src.unwrap_or_default());
         let target = self.target.unwrap_or_default();

@@ -22,6 +22,7 @@ mod put;
 mod resize;
 mod rm;
 mod stat;
+mod tar;
 mod volume;
 mod walk;
 

@@ -14,6 +14,7 @@ use super::carry_out::carry_out;
 use super::change::ChangeArgs;
 use super::chmod::octal;
 use super::chown::Owner;
+use super::tar;
 use super::volume::Volume;
 use super::walk::into_folder;
 use crate::context::Context;
@@ -22,16 +23,24 @@ use crate::output::{ReportArgs, warn};
 
 /// The arguments of `vmimg disk put`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    allow_missing_positional = true,
+    after_help = "\
 A folder is copied with all that is in it. An existing folder DEST gets SOURCE
 under its own name. A file that exists gets new contents and keeps its owner,
 permissions and attributes; a new one has the permissions of the source and is
 owned by root. Holes stay holes.
 
+An archive is unpacked into the folder DEST as `tar -xp` does: owners by number,
+permissions, times, links, devices, holes, attributes, labels and access lists.
+Files take the place of what has their name. Links are followed in the guest.
+
 Examples:
   vmimg disk put web1.qcow2 motd /etc/motd
   vmimg disk put --mode 0600 --owner 1000:1000 web1.qcow2 key /home/ada/key
-  vmimg disk put web1.qcow2 site /srv/www")]
+  vmimg disk put web1.qcow2 site /srv/www
+  tar -C site -c . | vmimg disk put --tar - web1.qcow2 /srv/www"
+)]
 pub(super) struct Args {
     #[command(flatten)]
     change: ChangeArgs,
@@ -41,9 +50,12 @@ pub(super) struct Args {
     /// The owner's and the group's number, of all that is copied
     #[arg(long, value_name = "UID:GID")]
     owner: Option<Owner>,
+    /// Unpack this tar archive, `-` for standard input, instead of SOURCE
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "mode", "owner"])]
+    tar: Option<PathBuf>,
     /// The file or folder on the host
-    #[arg(value_name = "SOURCE")]
-    source: PathBuf,
+    #[arg(value_name = "SOURCE", required_unless_present = "tar")]
+    source: Option<PathBuf>,
     /// The path in the guest
     #[arg(value_name = "DEST")]
     dest: GuestPath,
@@ -52,7 +64,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let source = context.absolute(&args.source);
+    if let Some(file) = &args.tar {
+        let archive = tar::open(context, file, &args.change.volume.image)?;
+        let plan = tar::plan(context, archive, &args.dest)?;
+        return carry_out(context, &args.change, args.report, plan);
+    }
+    let source = context.absolute(args.source.as_deref().unwrap_or(Path::new("")));
     // What the command line names is followed; links inside of a folder are copied as they are.
     let found = fs::metadata(&source).map_err(|error| cannot(&source, error))?;
     let volume = Volume::open(context, &args.change.volume)?;

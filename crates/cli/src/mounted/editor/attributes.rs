@@ -44,14 +44,14 @@ impl Editor<'_> {
             }
         }
         match attributes.mtime {
-            Some(secs) => self.set_time(&place.folder, place.name(), secs, false),
+            Some(secs) => self.set_time(&place.folder, place.name(), (secs, attributes.mtime_nanos), false),
             None => Ok(()),
         }
     }
 
     /// Sets when something was changed, and with `born` when it was read.
-    pub(super) fn set_time(&self, folder: &OwnedFd, name: &[u8], secs: i64, born: bool) -> Result<(), Error> {
-        let time = Timespec { tv_sec: secs, tv_nsec: 0 };
+    pub(super) fn set_time(&self, folder: &OwnedFd, name: &[u8], (secs, nanos): (i64, u32), born: bool) -> Result<(), Error> {
+        let time = Timespec { tv_sec: secs, tv_nsec: i64::from(nanos) };
         let last_access = if born { time } else { Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT } };
         let times = Timestamps { last_access, last_modification: time };
         rustix::fs::utimensat(folder, OsStr::from_bytes(name), &times, AtFlags::SYMLINK_NOFOLLOW)
@@ -60,6 +60,6 @@ impl Editor<'_> {
 
     /// Sets when the names in a folder were changed.
     pub(super) fn touch(&self, folder: &OwnedFd) -> Result<(), Error> {
-        self.set_time(folder, b".", self.now, false)
+        self.set_time(folder, b".", (self.now, 0), false)
     }
 }

@@ -73,7 +73,7 @@ impl Editor<'_> {
             Make::Node(node) => self.make_node(folder, name, *node, bits)?,
         }
         let stat = self.settle(place, &above, mode).map_err(&cannot)?;
-        self.set_time(folder, place.name(), self.now, true)?;
+        self.set_time(folder, place.name(), (self.now, 0), true)?;
         self.set_attributes(place, &stat, attributes)?;
         self.touch(folder)
     }

@@ -36,6 +36,7 @@ impl<'a> Editor<'a> {
     pub(super) fn step(&self, edit: &Edit) -> Result<(), Error> {
         match edit {
             Edit::Write { content, attributes, .. } => self.write(content, attributes),
+            Edit::CreateFile { content, attributes, .. } => self.make_at(&Make::File(content), attributes),
             Edit::Append { content, attributes, .. } => self.append(content, attributes),
             Edit::CreateDir { attributes, .. } => self.create_dir(attributes),
             Edit::HardLink { target, .. } => self.hard_link(target),
@@ -89,7 +90,7 @@ impl<'a> Editor<'a> {
     /// Sets the time of a file that has other contents now, and attributes.
     fn finish_file(&self, place: &Place, stat: &Stat, attributes: &Attributes) -> Result<(), Error> {
         if attributes.mtime.is_none() {
-            self.set_time(&place.folder, place.name(), self.now, false)?;
+            self.set_time(&place.folder, place.name(), (self.now, 0), false)?;
         }
         self.set_attributes(place, stat, attributes)
     }

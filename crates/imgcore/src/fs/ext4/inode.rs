@@ -255,6 +255,11 @@ impl Inode {
         seconds(self.raw.i_mtime.get(), epoch)
     }
 
+    /// Returns the nanoseconds of the modification time.
+    pub(super) fn mtime_nanos(&self) -> u32 {
+        if self.has_extra(MTIME_EXTRA_END) { (self.extra.i_mtime_extra.get() >> 2).min(999_999_999) } else { 0 }
+    }
+
     /// Stores the modification time; returns `false` when this inode cannot hold it.
     #[must_use]
     pub(super) fn set_mtime(&mut self, time: Timestamp) -> bool {
@@ -305,6 +310,7 @@ impl Inode {
             size: self.size(),
             links: u32::from(self.raw.i_links_count.get()),
             mtime: self.mtime(),
+            mtime_nanos: self.mtime_nanos(),
             inode: u64::from(self.number),
         })
     }

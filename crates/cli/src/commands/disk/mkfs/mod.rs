@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use imgcore::block::{BlockWrite, MemoryDisk, Resize, Staged};
 use imgcore::fs::ext4::{self, Editor, Kind};
-use imgcore::fs::{swap, vfat};
+use imgcore::fs::{GuestPath, swap, vfat};
 use imgcore::image::{self, ConvertOptions, Format, NewDisk};
 use imgcore::partition::Table;
 use imgcore::qcow2::{CreateOptions, Preallocation};
@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use self::ext::ExtArgs;
 use super::change::{ChangeArgs, Task, change};
+use super::tar;
 use super::volume::VolumeArgs;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
@@ -36,6 +37,7 @@ Examples:
   vmimg disk mkfs swap swap.raw 2G
   vmimg disk mkfs -f qcow2 -L ephemeral1 vfat more.qcow2 10G
   vmimg disk mkfs --from site ext4 site.raw 100M
+  vmimg disk mkfs -f qcow2 --from root.tar -L root ext4 root.qcow2 4G
   vmimg disk mkfs --partition 2 -m 1 -O ^has_journal ext4 web1.qcow2")]
 pub(super) struct Args {
     /// The image's format; for a new one raw, otherwise it is guessed
@@ -53,8 +55,9 @@ pub(super) struct Args {
     /// The UUID, of which vfat takes 8 digits; a random one otherwise
     #[arg(short = 'U', long, value_name = "UUID")]
     uuid: Option<Uuid>,
-    /// Fill an ext file system with what is in this folder, owners included
-    #[arg(long, value_name = "DIR")]
+    /// Fill an ext file system with this folder or tar archive, `-` for standard
+    /// input, owners included
+    #[arg(long, value_name = "PATH")]
     from: Option<PathBuf>,
     #[command(flatten)]
     ext: ExtArgs,
@@ -172,8 +175,12 @@ fn make<D: BlockWrite>(args: &Args, context: &Context, mut disk: D, uuid: Uuid) 
     let mut options = args.ext.options(context, kind, disk.size(), uuid)?;
     options.label.clone_from(&args.label);
     let size = ext4::create(&mut disk, &options)?;
-    if let Some(folder) = &args.from {
-        let plan = tree::plan(&context.absolute(folder))?;
+    if let Some(from) = &args.from {
+        let folder = Some(context.absolute(from)).filter(|folder| folder.is_dir());
+        let plan = match folder {
+            Some(folder) => tree::plan(&folder)?,
+            None => tar::plan(context, tar::open(context, from, &args.image)?, &GuestPath::root())?,
+        };
         let mut editor = Editor::open(&mut disk, options.now)?;
         editor.apply(&plan)?;
         editor.finish()?;

@@ -22,7 +22,7 @@ impl<D: BlockWrite> Editor<D> {
             inode.set_gid(gid);
         }
         if let Some(secs) = attributes.mtime
-            && !inode.set_mtime(Timestamp { secs, nanos: 0 })
+            && !inode.set_mtime(Timestamp { secs, nanos: attributes.mtime_nanos })
         {
             return Err(self.unrepresentable(format!("this file system cannot store the time {secs}")));
         }

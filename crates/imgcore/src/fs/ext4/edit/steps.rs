@@ -19,6 +19,7 @@ impl<D: BlockWrite> Editor<D> {
     pub(super) fn step(&mut self, edit: &Edit) -> Result<(), Error> {
         match edit {
             Edit::Write { content, attributes, .. } => self.write(content, attributes),
+            Edit::CreateFile { content, attributes, .. } => self.create_file(content, attributes),
             Edit::Append { content, attributes, .. } => self.append(content, attributes),
             Edit::CreateDir { attributes, .. } => self.create_dir(attributes),
             Edit::HardLink { target, .. } => self.hard_link(target),
@@ -37,6 +38,12 @@ impl<D: BlockWrite> Editor<D> {
             Some(inode) => self.rewrite(inode, content, attributes),
             None => self.make(place, &Make::File(content), attributes),
         }
+    }
+
+    fn create_file(&mut self, content: &Content, attributes: &Attributes) -> Result<(), Error> {
+        let place = resolve(&self.volume, &self.path, false)?;
+        self.clear(&place)?;
+        self.make(place, &Make::File(content), attributes)
     }
 
     /// Replaces the contents of a file.

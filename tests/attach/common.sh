@@ -1,6 +1,6 @@
 # What the scripts share. They run as the only thing in a guest, by busybox's shell.
 set -u
-export PATH=/test:/bin
+export PATH=/test:/bin TMPDIR=/tmp
 cd /tmp
 modprobe nbd nbds_max=2
 
@@ -42,4 +42,30 @@ partitioned() {
   must vmimg nbd connect "$1" /dev/nbd0
   printf 'label: gpt\nstart=2048, size=16384\nstart=18432\n' | sfdisk -q /dev/nbd0 >log 2>&1 || fail sfdisk
   must vmimg nbd disconnect /dev/nbd0
+}
+# A guest on a disk with a file system of type $2 in its second partition, with all that could lead to the host in it.
+guest() {
+  partitioned "$1" 400M
+  must vmimg nbd connect "$1" /dev/nbd0
+  case $2 in
+    ext4) must /bin/mke2fs -q -t ext4 /dev/nbd0p2 ;;
+    xfs) must mkfs.xfs -q /dev/nbd0p2 ;;
+    btrfs) must mkfs.btrfs -q /dev/nbd0p2 ;;
+  esac
+  must mount -t "$2" /dev/nbd0p2 /mnt
+  must mkdir -p /mnt/etc /mnt/usr/bin /tmp/host
+  echo 'ID=test' >/mnt/etc/os-release
+  printf 'old' >/mnt/etc/hosts
+  echo 'of the host' >/tmp/host/secret
+  ln -s /tmp/host /mnt/host
+  ln -s ../../../../tmp/host /mnt/above
+  ln -s /proc/self/root/tmp/host /mnt/magic
+  ln -s /tmp/host/secret /mnt/secret
+  mkfifo /mnt/fifo
+  mknod /mnt/disk b 254 0
+  cp /bin/busybox /mnt/usr/bin/su
+  chown 5:6 /mnt/usr/bin/su
+  chmod 6755 /mnt/usr/bin/su
+  must umount /mnt
+  must vmimg nbd disconnect nbd0
 }

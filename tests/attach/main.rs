@@ -24,3 +24,21 @@ fn however_a_server_ends_no_device_mount_or_process_is_left() {
     let said = Guest::new().run(COMMON, include_str!("ends.sh"));
     assert!(said.contains("ALL GOOD"), "{said}");
 }
+
+#[test]
+fn guests_of_ext4_xfs_and_btrfs_are_read_changed_and_grown_by_the_kernel() {
+    let said = Guest::new().run(COMMON, include_str!("via_nbd.sh"));
+    assert!(said.contains("ALL GOOD"), "{said}");
+}
+
+#[test]
+fn a_change_by_the_kernel_that_is_cut_leaves_the_old_image_and_nothing_else() {
+    let said = Guest::new().run(COMMON, include_str!("via_nbd_ends.sh"));
+    assert!(said.contains("ALL GOOD"), "{said}");
+}
+
+#[test]
+fn machines_are_prepared_from_guests_on_xfs_and_btrfs() {
+    let said = Guest::new().run(COMMON, include_str!("via_nbd_prepare.sh"));
+    assert!(said.contains("ALL GOOD"), "{said}");
+}

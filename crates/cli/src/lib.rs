@@ -9,6 +9,7 @@
 //! domain     the description of a virtual machine, for libvirt and for QEMU
 //! hypervisor what runs a domain: libvirt, or QEMU itself
 //! in_place   disks that are changed where they are
+//! attached   an image behind a device while a command works, its file systems mounted
 //! mounted    a guest's files by way of the kernel: a plan carried out and verified in a folder
 //! output  progress  size  tool  interrupt   what commands share
 //! ```
@@ -25,6 +26,7 @@
     )
 )]
 
+pub mod attached;
 pub mod commands;
 pub mod context;
 pub mod domain;

@@ -61,6 +61,16 @@ impl Tool {
         Self { name, command, input: None, timeout: None, kind: ErrorKind::Unexpected }
     }
 
+    /// Returns a run of this program.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be found.
+    pub fn own(context: &Context) -> Result<Self, CommandError> {
+        let program = std::env::current_exe().map_err(|error| CommandError::io("cannot find the program itself", error))?;
+        Ok(Self::new(context, program))
+    }
+
     /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
@@ -189,13 +199,14 @@ impl Tool {
         self.start()
     }
 
-    /// Starts the program with pipes to its standard input and from its standard output, in a process group of its own.
+    /// Starts the program with pipes to its standard input and from its standard output, in a process group of its own; what it
+    /// says on its standard error goes to `errors`.
     ///
     /// # Errors
     ///
     /// When the program cannot be started.
-    pub fn converse(mut self) -> Result<Child, CommandError> {
-        self.command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    pub fn converse(mut self, errors: Stdio) -> Result<Child, CommandError> {
+        self.command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
         self.start()
     }
 

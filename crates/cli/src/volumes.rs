@@ -8,6 +8,7 @@ use imgcore::image::Disk;
 use imgcore::partition::{Partition, Table};
 use seed::guest::{Volume, VolumeContent, VolumeNames};
 
+use crate::attached::{Attached, Kind, Target};
 use crate::error::CommandError;
 
 /// Returns what each partition of `disk` holds, or what the disk holds when it has no table.
@@ -46,6 +47,30 @@ fn volume(disk: &Arc<Disk>, partition: u32, range: ByteRange, mut names: VolumeN
     Ok(Volume { partition, names, content })
 }
 
+/// Has the kernel read what this program does not: XFS and btrfs, of the disk behind `attached`.
+///
+/// What cannot be mounted says why. Returns the file systems that are mounted now.
+pub fn attach(volumes: &mut [Volume], attached: &Attached) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for volume in volumes.iter_mut().filter(|volume| matches!(volume.content, VolumeContent::Other(_))) {
+        let Ok(probe) = attached.probe(volume.partition) else { continue };
+        if probe.kind == Kind::Ext {
+            continue;
+        }
+        volume.names.uuid = Some(uuid::Uuid::from_bytes(probe.uuid).to_string());
+        volume.names.label = probe.label;
+        let found = attached.find(volume.partition);
+        volume.content = match found.and_then(|target| attached.mount(target, false).map(|files| (target, files))) {
+            Ok((target, files)) => {
+                targets.push(target);
+                VolumeContent::Files(Arc::new(files))
+            }
+            Err(error) => VolumeContent::Other(error.to_string()),
+        };
+    }
+    targets
+}
+
 /// Returns what people call contents that are known not to be ext4, or `None` for those that may be.
 fn foreign(volume: &dyn BlockRead) -> Result<Option<&'static str>, CommandError> {
     match known_content(volume)? {
@@ -77,18 +102,25 @@ pub fn known_content(volume: &dyn BlockRead) -> Result<Option<&'static str>, Com
     Ok(None)
 }
 
-const EXT: &str = "ext4";
+/// The names of contents that are more than names.
+pub const EXT: &str = "ext4";
+/// See [`EXT`].
+pub const XFS: &str = "XFS";
+/// See [`EXT`].
+pub const BTRFS: &str = "btrfs";
+/// See [`EXT`].
+pub const LVM: &str = "LVM";
 
 const MAGICS: &[(u64, &[u8], &str)] = &[
-    (0, b"XFSB", "XFS"),
+    (0, b"XFSB", XFS),
     (0, b"LUKS\xba\xbe", "LUKS"),
     (54, b"FAT1", "FAT"),
     (82, b"FAT32", "FAT"),
     (3, b"NTFS    ", "NTFS"),
     (0, b"hsqs", "squashfs"),
-    (512, b"LABELONE", "LVM"),
+    (512, b"LABELONE", LVM),
     (4086, b"SWAPSPACE2", "swap space"),
     (32769, b"CD001", "ISO 9660"),
-    (65600, b"_BHRfS_M", "btrfs"),
+    (65600, b"_BHRfS_M", BTRFS),
     (1080, &[0x53, 0xEF], EXT),
 ];

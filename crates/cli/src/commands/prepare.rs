@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use seed::plan::{HostKeys, MachineId, SeedFile, SeedMinion, SeedUser};
 
+use crate::attached::Via;
 use crate::context::Context;
 use crate::domain::{DiskFormat, Firmware};
 use crate::error::{CommandError, ErrorKind};
@@ -85,6 +86,9 @@ struct BaseArgs {
     /// The partition with the root file system, where it cannot be told
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
+    /// Who reads and writes the guest's file systems
+    #[arg(long, value_name = "WAY", value_enum, default_value_t)]
+    via: Via,
 }
 
 #[derive(Debug, clap::Args)]
@@ -256,6 +260,7 @@ fn from_arguments(args: &Args) -> Result<Vec<Request>, CommandError> {
         size: args.base.size,
         target: args.base.target.clone().map(|target| (target, args.base.force)),
         partition: args.base.partition,
+        via: args.base.via,
         memory: args.hardware.memory,
         vcpus: args.hardware.vcpus,
         firmware: args.hardware.firmware,

@@ -30,6 +30,7 @@ use std::path::Path;
 use imgcore::block;
 use imgcore::fs::{Content, EditPlan, Error, FileKind, GuestPath};
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 /// A file system, from its root folder down.
 #[derive(Debug)]
@@ -49,6 +50,16 @@ impl Mounted {
         let root = rustix::fs::openat(CWD, root, flags, Mode::empty());
         let root = root.map_err(|error| block::Error::from_io("cannot open the root of the file system", error.into()))?;
         Ok(Self { root })
+    }
+
+    /// Takes the root folder of a file system that is mounted nowhere else.
+    pub(crate) fn of(root: OwnedFd) -> Self {
+        Self { root }
+    }
+
+    /// Opens the root folder itself, for calls about the whole file system.
+    pub(crate) fn open_root(&self) -> Result<OwnedFd, Errno> {
+        resolve::open_folder(&self.root, b".")
     }
 
     /// Runs the steps of `plan`, in order; `before` is asked before each. `now`, in seconds since 1970, becomes the time of what is
@@ -71,8 +82,7 @@ impl Mounted {
     ///
     /// The failure of the device.
     pub fn sync(&self) -> Result<(), Error> {
-        let root = resolve::open_folder(&self.root, b".");
-        let synced = root.and_then(rustix::fs::syncfs);
+        let synced = self.open_root().and_then(rustix::fs::syncfs);
         synced.map_err(|error| error::failed(&GuestPath::root(), "be made durable", error))
     }
 

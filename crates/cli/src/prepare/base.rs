@@ -6,13 +6,15 @@ use imgcore::partition::Table;
 use seed::guest::{Guest, Tree};
 
 use super::Settings;
+use crate::attached::{Access, Attached, Target, Via};
 use crate::context::Context;
 use crate::domain::DiskFormat;
 use crate::error::{CommandError, ErrorKind};
 use crate::files::digest;
 use crate::machine::{FileIdentity, Root};
+use crate::open::TrustArgs;
 use crate::store::{self, BaseImage};
-use crate::volumes::volumes;
+use crate::volumes::{attach, volumes};
 
 /// A base image, open and understood. It is never written, and it stays locked for reading.
 #[derive(Debug)]
@@ -23,15 +25,30 @@ pub(super) struct Base {
     pub(super) disk: Arc<Disk>,
     /// The partition table, or `None` for a disk that is one file system.
     pub(super) table: Option<Table>,
-    /// The files of the guest.
-    pub(super) tree: Tree,
     /// The guest.
     pub(super) guest: Guest,
+    /// The file systems that the kernel reads and writes.
+    pub(super) mounted: Vec<Target>,
 }
 
-impl Base {
+/// A base image whose files are within reach.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) base: Arc<Base>,
+    /// The files of the guest.
+    pub(super) tree: Tree,
+    /// The device of those that the kernel reads: they are gone before it.
+    pub(super) attached: Option<Attached>,
+}
+
+impl Opened {
     /// Opens the base image of a machine, trusting nothing that it says about other files, and looks at the guest.
     pub(super) fn open(settings: &Settings, root: &Root, context: &Context) -> Result<Self, CommandError> {
+        if settings.via == Via::Nbd && settings.target.is_some() {
+            let message = "the kernel does not change what is written into an NBD export";
+            return Err(CommandError::new(ErrorKind::Unsupported, message)
+                .hint("prepare a machine in files, and copy its disk with `vmimg image convert -n`"));
+        }
         let reference = settings.image.as_deref().ok_or_else(|| {
             CommandError::new(ErrorKind::Usage, "no image to prepare the machine from")
                 .hint("name one with `--image`, as in `--image debian-12`; `vmimg store list` shows what is there")
@@ -47,12 +64,29 @@ impl Base {
         let options = OpenOptions { format: Some(format), policy: OpenPolicy::Nothing, ..OpenOptions::default() };
         let disk = Arc::new(image::open(&image.path, &options)?);
         let table = Table::read(&*disk)?;
-        let volumes = volumes(&disk, table.as_ref())?;
+        let mut volumes = volumes(&disk, table.as_ref())?;
+        let (mut attached, mut mounted) = (None, Vec::new());
+        if settings.via == Via::Nbd {
+            let device = Attached::open(context, &image.path, format, TrustArgs { untrusted: true }, Access::Private)?;
+            mounted = attach(&mut volumes, &device);
+            attached = Some(device);
+        }
         let tree = Tree::assemble(&volumes, settings.partition)?;
         let guest = Guest::inspect(&tree)?;
-        Ok(Self { image, disk, table, tree, guest })
+        Ok(Self { base: Arc::new(Base { image, disk, table, guest, mounted }), tree, attached })
     }
 
+    /// Returns the base, with its files out of reach and no device behind it.
+    pub(super) fn close(self) -> Result<Arc<Base>, CommandError> {
+        drop(self.tree);
+        if let Some(attached) = self.attached {
+            attached.close()?;
+        }
+        Ok(self.base)
+    }
+}
+
+impl Base {
     /// Returns where the partition `number` is, and the whole disk for 0.
     pub(super) fn partition(&self, number: u32) -> Option<ByteRange> {
         match &self.table {

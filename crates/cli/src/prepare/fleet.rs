@@ -5,7 +5,9 @@ use std::thread;
 
 use seed::plan::Note;
 
-use super::{Base, Plan, Request, Settings, execute};
+use super::base::Opened;
+use super::{Plan, Request, Settings, execute};
+use crate::attached::Via;
 use crate::context::Context;
 use crate::domain::DiskFormat;
 use crate::error::CommandError;
@@ -17,7 +19,9 @@ pub struct Fleet<'a> {
     context: &'a Context,
     root: &'a Root,
     seed_value: Option<&'a str>,
-    bases: Mutex<Vec<(BaseKey, Arc<Base>)>>,
+    bases: Mutex<Vec<(BaseKey, Arc<Opened>)>>,
+    /// Held by the machine that is made by way of the kernel.
+    attached: Mutex<()>,
 }
 
 /// What was made of a request.
@@ -30,13 +34,13 @@ pub struct Outcome {
 }
 
 /// What must be equal for two machines to share an opened base.
-type BaseKey = (Option<String>, Option<DiskFormat>, Option<String>, Option<u32>);
+type BaseKey = (Option<String>, Option<DiskFormat>, Option<String>, Option<u32>, Via);
 
 impl<'a> Fleet<'a> {
     /// Returns the fleet whose machines are made in `root`; with a seed value everything random follows from it and the names.
     #[must_use]
     pub fn new(context: &'a Context, root: &'a Root, seed_value: Option<&'a str>) -> Self {
-        Self { context, root, seed_value, bases: Mutex::new(Vec::new()) }
+        Self { context, root, seed_value, bases: Mutex::new(Vec::new()), attached: Mutex::new(()) }
     }
 
     /// Plans one machine. Nothing is written but `builtin:demo`, which the store unpacks on its first use.
@@ -45,8 +49,8 @@ impl<'a> Fleet<'a> {
     ///
     /// When the base cannot be used, or the request does not fit it.
     pub fn plan(&self, request: &Request) -> Result<Plan, CommandError> {
-        let base = self.base(&request.settings)?;
-        Plan::make(request, &base, self.root, self.seed_value, self.context)
+        let opened = self.base(&request.settings)?;
+        Plan::make(request, &opened, self.root, self.seed_value, self.context)
     }
 
     /// Makes the machines, several at the same time, and returns what came of each in the order of the requests.
@@ -96,20 +100,34 @@ impl<'a> Fleet<'a> {
 
     fn one(&self, request: &Request) -> Result<Outcome, CommandError> {
         self.context.interrupt().check()?;
-        let base = self.base(&request.settings)?;
-        let plan = Plan::make(request, &base, self.root, self.seed_value, self.context)?;
+        if request.settings.via == Via::Nbd {
+            return self.one_attached(request);
+        }
+        let opened = self.base(&request.settings)?;
+        let plan = Plan::make(request, &opened, self.root, self.seed_value, self.context)?;
+        let machine = execute(&plan, &opened.base, self.root, self.context)?;
+        Ok(Outcome { machine, notes: plan.planned.notes })
+    }
+
+    /// Makes a machine by way of the kernel, which may have one file system of a UUID at a time: one machine after the other, and
+    /// its base out of reach when its own disk is there.
+    fn one_attached(&self, request: &Request) -> Result<Outcome, CommandError> {
+        let _alone = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = Opened::open(&request.settings, self.root, self.context)?;
+        let plan = Plan::make(request, &opened, self.root, self.seed_value, self.context)?;
+        let base = opened.close()?;
         let machine = execute(&plan, &base, self.root, self.context)?;
         Ok(Outcome { machine, notes: plan.planned.notes })
     }
 
-    fn base(&self, settings: &Settings) -> Result<Arc<Base>, CommandError> {
-        let key = (settings.image.clone(), settings.format, settings.sha256.clone(), settings.partition);
+    fn base(&self, settings: &Settings) -> Result<Arc<Opened>, CommandError> {
+        let key = (settings.image.clone(), settings.format, settings.sha256.clone(), settings.partition, settings.via);
         // Held while a base is opened: the others of the fleet wait for it rather than open it as well.
         let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, base)) = bases.iter().find(|(known, _)| *known == key) {
             return Ok(Arc::clone(base));
         }
-        let base = Arc::new(Base::open(settings, self.root, self.context)?);
+        let base = Arc::new(Opened::open(settings, self.root, self.context)?);
         bases.push((key, Arc::clone(&base)));
         Ok(base)
     }

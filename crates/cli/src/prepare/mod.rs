@@ -5,6 +5,7 @@
 //! plan      Plan       sizes, identity, edits of the guest, seed documents, domain: all as data        (--dry-run stops here)
 //! stage     Staged     partition and file system grown and edited in memory
 //!           ROOT/.NAME.XXXXXX/   disk.qcow2 in one pass, seed.iso, domain.xml, machine.json
+//! attached  what the kernel is to change on that disk, for `--via nbd`: XFS and btrfs
 //! verify               everything read back from those files: each changed byte, the file systems, every planned path, the seed
 //! publish   ROOT/NAME  synced and renamed
 //! ```
@@ -13,6 +14,7 @@
 //!
 //! Nothing exists under the machine's name before the last step, and nothing but the hidden folder is ever written.
 
+mod attached;
 mod base;
 mod fleet;
 mod manifest;
@@ -45,6 +47,7 @@ fn execute(plan: &Plan, base: &Base, root: &Root, context: &Context) -> Result<M
     let staging = Staging::create(root, &plan.name)?;
     let machine = stage::files(plan, base, &disk, &staging, context)?;
     context.interrupt().check()?;
+    attached::change(plan, &disk, &staging, context)?;
     verify::files(plan, &disk, &machine, &staging, context)?;
     stage::write_record(&staging.path().join(RECORD_FILE), &machine)?;
     let unique = plan.identity.uuid.as_u64_pair().1;

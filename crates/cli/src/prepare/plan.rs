@@ -10,6 +10,7 @@ use seed::keys::ssh::{self, AuthorizedKey};
 use seed::network::{Network, ResolvedNetwork};
 use seed::plan::{HostKey, HostKeys, KeyPair, Material, Note, Planned, RandomSeed, Secret, Seed};
 
+use super::base::Opened;
 use super::{Base, Datasource, Link, Nic, Request, Settings, Target};
 use crate::context::Context;
 use crate::domain::{self, Disk, Domain, Forward};
@@ -68,12 +69,13 @@ impl Plan {
     /// Plans the machine `request` on `base`. Nothing is written.
     pub(super) fn make(
         request: &Request,
-        base: &Base,
+        opened: &Opened,
         root: &Root,
         seed_value: Option<&str>,
         context: &Context,
     ) -> Result<Self, CommandError> {
         let settings = &request.settings;
+        let base = &*opened.base;
         let name = &request.name;
         let randomness = match seed_value {
             Some(value) => Randomness::from_seed_value(value, name.as_str()),
@@ -87,7 +89,7 @@ impl Plan {
         let mut seed = settings.seed.clone();
         let hostname = seed.hostname.get_or_insert_with(|| name.to_string()).clone();
         let material = material(settings, &seed, &randomness, context)?;
-        let planned = seed::plan::plan(&base.guest, &base.tree, &seed, &material)?;
+        let planned = seed::plan::plan(&base.guest, &opened.tree, &seed, &material)?;
         let network = network(&nics, &identity)?;
         let folder = root.folder(name);
         let making = Making { settings, seed: &seed, identity: &identity, randomness: &randomness, context };

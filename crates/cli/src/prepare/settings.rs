@@ -6,6 +6,7 @@ use seed::network::Interface;
 use seed::plan::Seed;
 use serde::Deserialize;
 
+use crate::attached::Via;
 use crate::domain::{DiskFormat, Firmware};
 use crate::machine::MachineName;
 use crate::size::Size;
@@ -36,6 +37,8 @@ pub struct Settings {
     pub size: Option<Size>,
     /// The partition with the guest's root file system, where it cannot be told.
     pub partition: Option<u32>,
+    /// Who reads and writes the guest's file systems.
+    pub via: Via,
     /// Memory; 1 GiB otherwise.
     pub memory: Option<Size>,
     /// Virtual processors; 1 otherwise.

@@ -18,6 +18,7 @@ use seed::iso::{self, VolumeLabel};
 use sha2::{Digest, Sha256};
 
 use super::{Base, Plan};
+use crate::attached::Target;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::files::hex;
@@ -30,6 +31,8 @@ pub(super) struct StagedDisk {
     pub(super) disk: Staged<Arc<Disk>>,
     /// Where the partitions are that have been edited, with what was done to them.
     pub(super) edited: Vec<(ByteRange, EditPlan)>,
+    /// The file systems that the kernel is to change once they are in the overlay, whether they grow, and their edits.
+    pub(super) left: Vec<(Target, bool, EditPlan)>,
 }
 
 /// Grows and edits the disk in memory. It is verified once it has been written, by reading it back.
@@ -40,7 +43,7 @@ pub(super) fn disk(plan: &Plan, base: &Base, context: &Context) -> Result<Staged
     if plan.grows {
         disk.resize(plan.size)?;
     }
-    let mut edited = Vec::new();
+    let (mut edited, mut left) = (Vec::new(), Vec::new());
     let mut edits = plan.planned.edits.clone();
     // The root is there even without an edit: it may grow.
     edits.entry(root).or_default();
@@ -49,6 +52,10 @@ pub(super) fn disk(plan: &Plan, base: &Base, context: &Context) -> Result<Staged
         let mut range = base.partition(number).ok_or_else(|| missing(number))?;
         if plan.grows && number == root {
             range = grow_partition(&mut disk, base, number)?;
+        }
+        if let Some(target) = base.mounted.iter().find(|target| target.number == number) {
+            left.push((*target, plan.grows && number == root, edits));
+            continue;
         }
         let mut window = Slice::open(&mut disk, range)?;
         if plan.grows && number == root {
@@ -61,7 +68,7 @@ pub(super) fn disk(plan: &Plan, base: &Base, context: &Context) -> Result<Staged
         }
         edited.push((range, edits));
     }
-    Ok(StagedDisk { disk, edited })
+    Ok(StagedDisk { disk, edited, left })
 }
 
 /// Grows the partition `number` on the enlarged disk and returns where it is.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use imgcore::fs::EditPlan;
 use imgcore::fs::ext4::{self, Editor, Timestamp};
 use imgcore::partition::Table;
-use seed::guest::{Guest, Tree};
+use seed::guest::{Guest, Tree, Volume};
 use seed::plan::{Step, label_new_files};
 
+use super::attached;
 use super::change::{ChangeArgs, Task, change};
-use super::volume::{VolumeArgs, choose};
+use super::volume::{Via, VolumeArgs, choose};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::open::{open, options};
@@ -28,6 +29,10 @@ pub(super) fn carry_out(
     report: ReportArgs,
     mut plan: EditPlan,
 ) -> Result<(), CommandError> {
+    if args.volume.via == Via::Nbd {
+        let number = attached::carry_out(context, args, &mut plan)?;
+        return print(context, report, number, &plan);
+    }
     let number = prepare(context, &args.volume, &mut plan)?;
     let now = Timestamp { secs: context.unix_time(), nanos: 0 };
     change(context, args, Task { number: Some(number), ..Task::default() }, |part| {
@@ -36,6 +41,11 @@ pub(super) fn carry_out(
         editor.finish()?;
         Ok(ext4::verify(part, &plan)?)
     })?;
+    print(context, report, number, &plan)
+}
+
+/// Prints the steps when JSON is wanted.
+fn print(context: &Context, report: ReportArgs, number: u32, plan: &EditPlan) -> Result<(), CommandError> {
     if !report.json {
         return Ok(());
     }
@@ -48,19 +58,31 @@ fn prepare(context: &Context, args: &VolumeArgs, plan: &mut EditPlan) -> Result<
     let disk = Arc::new(open(context, &args.image, &options(args.format, args.trust))?);
     let number = choose(&disk, args.partition)?;
     let table = Table::read(&disk)?;
+    look(context, &volumes(&disk, table.as_ref())?, args, number, plan)?;
+    Ok(number)
+}
+
+/// Looks at the guest that `volumes` hold, as [`prepare`].
+pub(super) fn look(
+    context: &Context,
+    volumes: &[Volume],
+    args: &VolumeArgs,
+    number: u32,
+    plan: &mut EditPlan,
+) -> Result<(), CommandError> {
     // Without a guest that is understood, nothing is known about its mounts and labels.
-    let Ok(tree) = Tree::assemble(&volumes(&disk, table.as_ref())?, None) else { return Ok(number) };
+    let Ok(tree) = Tree::assemble(volumes, None) else { return Ok(()) };
     if args.partition.is_none() {
         refuse_hidden(&tree, plan)?;
     }
-    let Ok(guest) = Guest::inspect(&tree) else { return Ok(number) };
+    let Ok(guest) = Guest::inspect(&tree) else { return Ok(()) };
     if !label_new_files(&tree, guest.selinux.as_ref(), number, plan)? {
         warn(
             context,
             "the guest's SELinux policy has no label for some of the new files: have it label them, as by `/.autorelabel`",
         );
     }
-    Ok(number)
+    Ok(())
 }
 
 /// Refuses what the guest would not see, as it mounts another file system there.

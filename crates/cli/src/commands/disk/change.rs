@@ -16,7 +16,7 @@ use imgcore::image::{Disk, OpenOptions};
 use imgcore::partition::{self, Growth};
 use imgcore::storage::{Access, FileDisk};
 
-use super::volume::{VolumeArgs, choose, window};
+use super::volume::{Via, VolumeArgs, choose, native_only, window};
 use crate::context::Context;
 use crate::draft::Draft;
 use crate::error::{CommandError, ErrorKind};
@@ -29,7 +29,7 @@ use crate::place::Place;
 pub(super) struct ChangeArgs {
     /// Change the image itself, or fail; without it, a copy where it must be
     #[arg(long)]
-    in_place: bool,
+    pub(super) in_place: bool,
     /// Change a copy of the image file, which then replaces it
     #[arg(long, conflicts_with = "in_place")]
     copy: bool,
@@ -82,6 +82,9 @@ pub(super) fn change<T>(
 ) -> Result<Changed<T>, CommandError> {
     let way = Way::of(context, args, task)?;
     let volume = &args.volume;
+    if volume.via == Via::Nbd {
+        return Err(native_only());
+    }
     if way == Way::Copy {
         let disk = open(context, &volume.image, &options(volume.format, volume.trust))?;
         let (changed, changes) = stage(&disk, volume, task, work)?;

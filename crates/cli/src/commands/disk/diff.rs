@@ -50,8 +50,7 @@ struct Difference {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let volume = &args.volume;
-    let other =
-        VolumeArgs { format: volume.format, partition: volume.partition, trust: volume.trust, image: args.other.clone() };
+    let other = VolumeArgs { image: args.other.clone(), ..*volume };
     let (old, new) = (Volume::open(context, volume)?, Volume::open(context, &other)?);
     let all = compare(context, (&old, &new), &args.path)?;
     args.report.print(context, &all, |all| all.iter().map(Difference::text).collect())
@@ -112,7 +111,7 @@ fn differences(
 }
 
 fn same_contents(context: &Context, (old, new): (&Volume, &Volume), path: &GuestPath) -> Result<bool, CommandError> {
-    let (a, b) = (old.ext4().open_file(path)?, new.ext4().open_file(path)?);
+    let (a, b) = (old.open_file(path)?, new.open_file(path)?);
     let mut offset = 0;
     let (mut left, mut right) = (Vec::new(), Vec::new());
     while offset < a.size() {

@@ -161,7 +161,7 @@ impl Copy<'_> {
     }
 
     fn copy_contents(&self, file: &File, path: &GuestPath, shown: &Path) -> Result<(), CommandError> {
-        let contents = self.volume.ext4().open_file(path)?;
+        let contents = self.volume.open_file(path)?;
         let failed = |error| CommandError::io(format!("cannot write `{}`", shown.display()), error);
         file.set_len(contents.size()).map_err(failed)?;
         let mut buffer = Vec::new();

@@ -1,9 +1,12 @@
 //! `vmimg disk grow`: a partition and its file system take up the space that the disk has.
 
 use imgcore::fs::ext4;
+use imgcore::partition::Growth;
 use serde::Serialize;
 
+use super::attached;
 use super::change::{ChangeArgs, Task, change};
+use super::volume::Via;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::output::{ReportArgs, human_size};
@@ -45,17 +48,19 @@ struct GrownPart {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    if args.change.volume.via == Via::Nbd && !args.no_fs {
+        let (grown, (old_size, new_size)) = attached::grow(context, &args.change)?;
+        let partition = grown.map(GrownPart::of);
+        let file_system = Some(GrownPart { number: None, old_size, new_size });
+        return args.report.print(context, &Grown { partition, file_system }, Grown::text);
+    }
     let task = Task { grow_partition: true, ..Task::default() };
     let changed = change(context, &args.change, task, |part| match args.no_fs {
         true => Ok(None),
         false => Ok(Some(ext4::grow(part)?)),
     })?;
     let grown = Grown {
-        partition: changed.grown.map(|(number, growth)| GrownPart {
-            number: Some(number),
-            old_size: growth.old.len(),
-            new_size: growth.new.len(),
-        }),
+        partition: changed.grown.map(GrownPart::of),
         file_system: changed.outcome.map(|growth| GrownPart {
             number: None,
             old_size: growth.old_size,
@@ -63,6 +68,12 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         }),
     };
     args.report.print(context, &grown, Grown::text)
+}
+
+impl GrownPart {
+    fn of((number, growth): (u32, Growth)) -> Self {
+        Self { number: Some(number), old_size: growth.old.len(), new_size: growth.new.len() }
+    }
 }
 
 impl Grown {

@@ -1,5 +1,6 @@
 //! `vmimg disk`: what is inside an image, without mounting it.
 
+mod attached;
 mod carry_out;
 mod cat;
 mod change;

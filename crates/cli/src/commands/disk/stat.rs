@@ -64,7 +64,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 impl Facts {
     /// Returns what is known of `path`, a link not followed.
     pub(super) fn of(volume: &Volume, path: &GuestPath) -> Result<Self, CommandError> {
-        let files = volume.ext4();
+        let files = volume.ext4()?;
         let found = files.symlink_metadata(path)?;
         let target = if found.kind == FileKind::Symlink { Some(printable(files.read_link(path)?)) } else { None };
         let device = match files.node(path)? {

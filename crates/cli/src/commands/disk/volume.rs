@@ -8,9 +8,12 @@ use imgcore::fs::{FileSystem, GuestPath};
 use imgcore::image::{Disk, Format};
 use imgcore::partition::{Partition, Table};
 
+use super::attached::Looked;
+use crate::attached::Attached;
+pub(super) use crate::attached::Via;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
-
+use crate::mounted::Mounted;
 use crate::open::{TrustArgs, open, options};
 
 /// Which file system of which image.
@@ -22,6 +25,9 @@ pub(super) struct VolumeArgs {
     /// The partition by its number; otherwise that of the root
     #[arg(long, value_name = "N")]
     pub(super) partition: Option<u32>,
+    /// Who reads and writes the file system
+    #[arg(long, value_name = "WAY", value_enum, default_value_t)]
+    pub(super) via: Via,
     #[command(flatten)]
     pub(super) trust: TrustArgs,
     /// The image
@@ -31,25 +37,62 @@ pub(super) struct VolumeArgs {
 
 /// A file system of an image, open for reading.
 #[derive(Debug)]
-pub(super) struct Volume {
-    files: Ext4<Slice<Disk>>,
+pub(super) enum Volume {
+    /// By this program.
+    Native(Box<Ext4<Slice<Disk>>>),
+    /// By the kernel.
+    Attached {
+        /// What is mounted is gone before its device.
+        files: Mounted,
+        /// The device, which is free when this is dropped.
+        _attached: Attached,
+    },
 }
 
 impl Volume {
     /// Opens the image and finds the file system in it.
     pub(super) fn open(context: &Context, args: &VolumeArgs) -> Result<Self, CommandError> {
+        if args.via == Via::Nbd {
+            let (files, _attached) = Looked::open(context, args)?.files()?;
+            return Ok(Self::Attached { files, _attached });
+        }
         let disk = open(context, &args.image, &options(args.format, args.trust))?;
         let number = choose(&disk, args.partition)?;
-        Ok(Self { files: Ext4::open(window(disk, number)?)? })
+        Ok(Self::Native(Box::new(Ext4::open(window(disk, number)?)?)))
     }
 
-    pub(super) fn ext4(&self) -> &Ext4<Slice<Disk>> {
-        &self.files
+    /// Returns what knows more about ext4 than about file systems.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] when the kernel reads it.
+    pub(super) fn ext4(&self) -> Result<&Ext4<Slice<Disk>>, CommandError> {
+        match self {
+            Self::Native(files) => Ok(files),
+            Self::Attached { .. } => Err(native_only()),
+        }
     }
 
     pub(super) fn file_system(&self) -> &dyn FileSystem {
-        &self.files
+        match self {
+            Self::Native(files) => &**files,
+            Self::Attached { files, .. } => files,
+        }
     }
+
+    /// Opens a regular file, links followed.
+    pub(super) fn open_file(&self, path: &GuestPath) -> Result<Box<dyn BlockRead + '_>, CommandError> {
+        match self {
+            Self::Native(files) => Ok(Box::new(files.open_file(path)?)),
+            Self::Attached { files, .. } => Ok(Box::new(files.open_file(path)?)),
+        }
+    }
+}
+
+/// Returns the error of what only works with our own ext4.
+pub(super) fn native_only() -> CommandError {
+    CommandError::new(ErrorKind::Unsupported, "this works with ext4 alone, and not by way of the kernel")
+        .hint("leave `--via nbd` out for a file system of ext4")
 }
 
 /// Returns the number of the partition that is meant, 0 for a disk without a table.
@@ -108,14 +151,14 @@ fn root(disk: &dyn BlockRead, table: &Table) -> Result<u32, CommandError> {
     }
 }
 
-fn looks_like_a_root(files: &dyn FileSystem) -> bool {
+pub(super) fn looks_like_a_root(files: &dyn FileSystem) -> bool {
     ["/etc/os-release", "/usr/lib/os-release", "/etc/passwd", "/etc/fstab"].iter().any(|path| {
         let path = GuestPath::new(path);
         path.is_ok_and(|path| files.symlink_metadata(&path).is_ok())
     })
 }
 
-fn those_of(table: &Table) -> String {
+pub(super) fn those_of(table: &Table) -> String {
     let numbers: Vec<String> = table.partitions.iter().map(|Partition { number, .. }| number.to_string()).collect();
     match numbers.as_slice() {
         [] => "the partition table is empty".to_owned(),

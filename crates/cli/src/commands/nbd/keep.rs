@@ -39,14 +39,28 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let identity = identity.ok_or_else(|| CommandError::new(ErrorKind::Usage, "this is no identity of a server"))?;
     let kernel = Kernel::open()?;
     let mut device = None;
-    for line in io::stdin().lock().lines() {
-        // A server that is killed may have written half a line, and is at its end.
-        let Ok(line) = line else { break };
-        let answer = answer(&line, &mut device).unwrap_or_else(|error| format!("failed: {error}"));
-        // Without a reader the input ends as well.
-        let _lost = print_line(context, answer).and_then(|()| context.flush());
-    }
-    context.interrupt().answer();
+    thread::scope(|scope| {
+        for line in io::stdin().lock().lines() {
+            // A server that is killed may have written half a line, and is at its end.
+            let Ok(line) = line else { break };
+            if let Some(number) = line.strip_prefix("watch ").and_then(|number| number.parse().ok()) {
+                device = Some(Device::new(number));
+                say(context, Ok("done"));
+                continue;
+            }
+            // Whoever waits for the device does not see the end of the server, which may be what it waits for.
+            let work = move || say(context, answer(&line, device));
+            if thread::Builder::new().name("nbd keep".to_owned()).spawn_scoped(scope, work).is_err() {
+                break;
+            }
+        }
+        context.interrupt().answer();
+        free(&identity, device, &kernel)
+    })
+}
+
+/// Disconnects the device of a server that is gone, if that has not happened.
+fn free(identity: &Identity, device: Option<Device>, kernel: &Kernel) -> Result<(), CommandError> {
     let Some(device) = device.filter(|device| identity.is_behind(*device) || !device.is_connected()) else { return Ok(()) };
     let identifier = device.identifier();
     // It may be disconnected already, and only still be open somewhere.
@@ -56,6 +70,16 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         Err(error) if device.is_connected() => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// Says the answer to a line.
+fn say(context: &Context, answer: Result<&'static str, Error>) {
+    let line = match answer {
+        Ok(answer) => answer.to_owned(),
+        Err(error) => format!("failed: {error}"),
+    };
+    // Without a reader the input ends as well.
+    let _lost = print_line(context, line).and_then(|()| context.flush());
 }
 
 /// Makes the kernel drop the partitions of a device that is disconnected, which it keeps until it looks again. Who has the device
@@ -74,17 +98,13 @@ pub(super) fn forget_partitions(device: Device, identifier: Option<&[u8]>) {
     }
 }
 
-fn answer(line: &str, device: &mut Option<Device>) -> Result<String, Error> {
-    if let Some(number) = line.strip_prefix("watch ").and_then(|number| number.parse().ok()) {
-        *device = Some(Device::new(number));
-        return Ok("done".to_owned());
-    }
+fn answer(line: &str, device: Option<Device>) -> Result<&'static str, Error> {
     let device = device.ok_or_else(|| Error::Unfit("no device was named".to_owned()))?;
     match line {
-        "scan" => Ok(if device.scan()? { "done" } else { "none" }.to_owned()),
+        "scan" => Ok(if device.scan()? { "done" } else { "none" }),
         "flush" => {
             let used = matches!(device.claim(), Err(Error::InUse(_)));
-            device.flush().map(|()| if used { "used" } else { "done" }.to_owned())
+            device.flush().map(|()| if used { "used" } else { "done" })
         }
         _ => Err(Error::Unfit(format!("`{line}` is not known"))),
     }

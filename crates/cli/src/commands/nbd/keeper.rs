@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use imgcore::nbd::attach::Device;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -38,9 +38,9 @@ pub(super) enum Event {
 impl Keeper {
     /// Starts the keeper of the server `identity`, and tells it about `device`, when one is connected.
     pub(super) fn start(context: &Context, identity: &Identity, device: Option<Device>) -> Result<Self, CommandError> {
-        let own = own_program()?;
         let identity = OsString::from_vec(identity.encode());
-        let mut child = Tool::new(context, own).args(["nbd", "keep", "--"]).arg(identity).folder(Path::new("/")).converse()?;
+        let mut child =
+            Tool::own(context)?.args(["nbd", "keep", "--"]).arg(identity).folder(Path::new("/")).converse(Stdio::null())?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else { return Err(lost()) };
         let mut keeper = Self { child, input: Some(input), output };
         if let Some(device) = device {
@@ -119,11 +119,6 @@ impl Drop for Keeper {
         self.input = None;
         let _reaped = self.child.wait();
     }
-}
-
-/// Returns the program that runs.
-pub(super) fn own_program() -> Result<PathBuf, CommandError> {
-    std::env::current_exe().map_err(|error| CommandError::io("cannot find the program itself", error))
 }
 
 fn lost() -> CommandError {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use self::ext::ExtArgs;
 use super::change::{ChangeArgs, Task, change};
 use super::tar;
-use super::volume::VolumeArgs;
+use super::volume::{Via, VolumeArgs};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::open::TrustArgs;
@@ -139,7 +139,7 @@ fn refuse_existing(args: &Args, path: &Path) -> Result<(), CommandError> {
 /// Makes the file system on an image that is there: all of it or nothing.
 fn make_on_existing(args: &Args, context: &Context, uuid: Uuid) -> Result<Made, CommandError> {
     let image = args.image.clone();
-    let volume = VolumeArgs { format: args.format, partition: args.partition, trust: args.trust, image };
+    let volume = VolumeArgs { format: args.format, partition: args.partition, via: Via::Native, trust: args.trust, image };
     let number = args.partition.unwrap_or_default();
     let task = Task { number: Some(number), anew: true, ..Task::default() };
     let changed = change(context, &ChangeArgs::new(volume), task, |part| {

@@ -6,8 +6,10 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use imgcore::block::{BlockRead, ByteRange, extents};
+use imgcore::block::{BlockRead, ByteRange, Slice, extents};
+use imgcore::fs::ext4::Ext4;
 use imgcore::fs::{FileKind, FileSystem, GuestPath, Metadata, Node};
+use imgcore::image::Disk;
 use tar::{EntryType, Header};
 use tempfile::NamedTempFile;
 
@@ -91,14 +93,15 @@ impl<'a> Output<'a> {
 /// [`ErrorKind::Refused`] when `path` itself is a link; the failures of the file system and of the output.
 pub(in crate::commands::disk) fn write(output: Output<'_>, volume: &Volume, path: &GuestPath) -> Result<(), CommandError> {
     let context = output.context;
-    let mut archive = Archive { output, volume, seen: BTreeMap::new() };
-    let top = volume.ext4().symlink_metadata(path)?;
+    let files = volume.ext4()?;
+    let mut archive = Archive { output, files, seen: BTreeMap::new() };
+    let top = files.symlink_metadata(path)?;
     if top.kind == FileKind::Symlink {
-        let target = printable(volume.ext4().read_link(path)?);
+        let target = printable(files.read_link(path)?);
         return Err(CommandError::new(ErrorKind::Refused, format!("`{path}` is a link to `{target}`"))
             .hint("name what it leads to, or the folder that it is in"));
     }
-    walk(context, volume.ext4(), path, true, |inside, found| {
+    walk(context, files, path, true, |inside, found| {
         let below = inside.strip_prefix(path).unwrap_or_else(GuestPath::root);
         let name = match (top.kind, below.as_str()) {
             (FileKind::Directory, "/") => "./".to_owned(),
@@ -112,7 +115,7 @@ pub(in crate::commands::disk) fn write(output: Output<'_>, volume: &Volume, path
 
 struct Archive<'a> {
     output: Output<'a>,
-    volume: &'a Volume,
+    files: &'a Ext4<Slice<Disk>>,
     /// Names of the files that have several, by inode.
     seen: BTreeMap<u64, String>,
 }
@@ -149,9 +152,9 @@ impl Archive<'_> {
         }
         self.attributes(&mut head, path)?;
         if kind == EntryType::Symlink {
-            head.set_link(&self.volume.ext4().read_link(path)?);
+            head.set_link(&self.files.read_link(path)?);
         }
-        if let Some(Node::CharDevice(device) | Node::BlockDevice(device)) = self.volume.ext4().node(path)? {
+        if let Some(Node::CharDevice(device) | Node::BlockDevice(device)) = self.files.node(path)? {
             let set = head.header.set_device_major(device.major).and_then(|()| head.header.set_device_minor(device.minor));
             set.map_err(|error| CommandError::io(format!("`{path}` has no place in an archive"), error))?;
         }
@@ -160,7 +163,7 @@ impl Archive<'_> {
 
     /// Adds records for the extended attributes of a file, its label and access lists as GNU tar has them.
     fn attributes(&self, head: &mut Head, path: &GuestPath) -> Result<(), CommandError> {
-        for (name, value) in self.volume.ext4().xattrs(path)? {
+        for (name, value) in self.files.xattrs(path)? {
             let list = match name.as_slice() {
                 b"system.posix_acl_access" => Some("SCHILY.acl.access"),
                 b"system.posix_acl_default" => Some("SCHILY.acl.default"),
@@ -202,7 +205,7 @@ impl Archive<'_> {
     ///
     /// Spec: GNU tar manual, "Storing Sparse Files", PAX format 1.0.
     fn put_file(&mut self, mut head: Head, path: &GuestPath, name: &str) -> Result<(), CommandError> {
-        let contents = self.volume.ext4().open_file(path)?;
+        let contents = self.files.open_file(path)?;
         let size = contents.size();
         let mut data = Vec::new();
         for extent in extents(&contents, ByteRange::new(0, size).unwrap_or_default()) {

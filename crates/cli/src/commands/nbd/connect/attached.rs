@@ -45,6 +45,14 @@ pub(super) fn run(args: &Args, wanted: Option<Device>, context: &Context) -> Res
         // Fails only in a process that leads a session already.
         let _leads = rustix::process::setsid();
     }
+    if args.attend {
+        let interrupt = context.interrupt().clone();
+        // It waits for as long as the process runs.
+        let _waits = thread::Builder::new().name("nbd attend".to_owned()).spawn(move || {
+            let _ended = io::copy(&mut io::stdin(), &mut io::sink());
+            interrupt.set();
+        });
+    }
     let kernel = Kernel::open()?;
     let identity = match Place::of(context, &args.image)? {
         Place::File(path) => Identity::of_process(&path),

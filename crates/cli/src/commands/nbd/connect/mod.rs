@@ -3,14 +3,14 @@
 mod attached;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use imgcore::image::Format;
 use imgcore::nbd::attach::Device;
 use imgcore::nbd::server::Export;
 
-use super::keeper::own_program;
-use super::serve::disk::{ReadOnly, Writable};
+use super::serve::disk::{Overlays, ReadOnly, Writable};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::open::{self, TrustArgs};
@@ -29,7 +29,7 @@ Needs root and the kernel's nbd driver (`modprobe nbd`).
 Examples:
   vmimg nbd connect web1.qcow2
   vmimg nbd connect --read-only -f raw disk.raw /dev/nbd3
-  vmimg nbd connect --foreground web1.qcow2")]
+  vmimg nbd connect --cow --foreground web1.qcow2")]
 pub(super) struct Args {
     /// The format of the image; it is guessed otherwise
     #[arg(short = 'f', long, value_name = "FORMAT")]
@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// Make a device that can be read and not written
     #[arg(short = 'r', long)]
     read_only: bool,
+    /// Let writes go to a private overlay, which is dropped at the end
+    #[arg(long, conflicts_with = "read_only")]
+    cow: bool,
     /// Stay in front, until SIGINT, SIGTERM or `vmimg nbd disconnect`
     #[arg(long)]
     foreground: bool,
@@ -52,6 +55,9 @@ pub(super) struct Args {
     /// Leave the terminal and the streams when ready
     #[arg(long, hide = true, requires = "foreground")]
     detach: bool,
+    /// End when the standard input does
+    #[arg(long, hide = true, requires = "foreground", conflicts_with = "detach")]
+    attend: bool,
     #[command(flatten)]
     trust: TrustArgs,
     #[command(flatten)]
@@ -81,12 +87,17 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 
 /// Returns a run of this program with the same arguments, to be started in the background.
 fn background(args: &Args, context: &Context) -> Result<Tool, CommandError> {
-    let mut tool = Tool::new(context, own_program()?).args(["nbd", "connect", "--foreground", "--detach"]);
+    let mut tool = Tool::own(context)?.args(["nbd", "connect", "--foreground", "--detach"]);
     let numbers = [("--block-size", args.block_size), ("--timeout", args.timeout), ("--dead-timeout", args.dead_timeout)];
     for (name, number) in numbers {
         tool = tool.args([name, &number.to_string()]);
     }
-    let flags = [("--read-only", args.read_only), ("--untrusted", args.trust.untrusted), ("--json", args.report.json)];
+    let flags = [
+        ("--read-only", args.read_only),
+        ("--cow", args.cow),
+        ("--untrusted", args.trust.untrusted),
+        ("--json", args.report.json),
+    ];
     for (flag, _) in flags.iter().filter(|(_, given)| *given) {
         tool = tool.arg(flag);
     }
@@ -102,6 +113,10 @@ fn export(args: &Args, context: &Context) -> Result<Export, CommandError> {
     if args.read_only {
         let disk = open::open(context, &args.image, &options)?;
         return Ok(Export::new("", Box::new(ReadOnly(disk)), true));
+    }
+    if args.cow {
+        let base = Arc::new(open::open(context, &args.image, &options)?);
+        return Ok(Export::new("", Overlays::new(base, context).make()?, false));
     }
     let disk = open::open_writable(context, &args.image, &options)?;
     if args.format.is_none() && disk.format() == Format::Raw {

@@ -29,7 +29,7 @@ struct Overlay {
 
 /// Makes overlays over a disk.
 #[derive(Debug)]
-pub(super) struct Overlays {
+pub(in crate::commands::nbd) struct Overlays {
     base: Arc<Disk>,
     folder: PathBuf,
 }
@@ -138,13 +138,13 @@ impl ServedDisk for Overlay {
 
 impl Overlays {
     /// Returns what makes overlays over `base`, in the folder for temporary files.
-    pub(super) fn new(base: Arc<Disk>, context: &Context) -> Self {
+    pub(in crate::commands::nbd) fn new(base: Arc<Disk>, context: &Context) -> Self {
         let folder = context.variable("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
         Self { base, folder: context.absolute(&folder) }
     }
 
     /// Returns an overlay that holds nothing yet.
-    pub(super) fn make(&self) -> Result<Box<dyn ServedDisk>, Error> {
+    pub(in crate::commands::nbd) fn make(&self) -> Result<Box<dyn ServedDisk>, Error> {
         let made = tempfile::Builder::new().prefix("vmimg-nbd-").tempdir_in(&self.folder);
         let context = || format!("cannot make a temporary file in `{}`", self.folder.display());
         // The name is gone before anybody writes to it.

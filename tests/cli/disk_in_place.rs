@@ -68,6 +68,7 @@ fn what_has_no_journal_is_changed_in_a_copy_or_refused() {
     error: the ext4 file system has no journal, so it cannot be changed in place at once or not at all
 
     hint: nothing was changed
+    hint: `--undo-log FILE` keeps the old contents in a file, from which `vmimg disk undo` brings them back
     ");
     assert!(fs::read(sandbox.path("disk2.raw")).unwrap() == bytes);
     sandbox.done("disk mkdir disk2.raw /srv");
@@ -78,9 +79,10 @@ fn what_has_no_journal_is_changed_in_a_copy_or_refused() {
 #[test]
 fn more_than_the_journal_takes_is_changed_in_a_copy_or_refused() {
     let sandbox = crate::sandbox();
-    (0..5000).for_each(|number| drop(sandbox.file(&format!("many/{}/{number}", number % 50), "")));
-    let new = ["-q", "-t", "ext4", "-b", "1024", "-N", "8000", "-J", "size=1", "-d", "many", "fs.raw", "64M"];
-    sandbox.tool("mke2fs").args(new).run();
+    // Each inode has a block of its own.
+    (0..1100).for_each(|number| drop(sandbox.file(&format!("many/{number}"), "")));
+    let new = "-q -t ext4 -b 1024 -I 1024 -N 2000 -J size=1 -d many fs.raw 32M";
+    sandbox.tool("mke2fs").args(new.split(' ')).run();
     let before = fs::read(sandbox.path("fs.raw")).unwrap();
     let outcome = sandbox.run("disk chown -R --in-place fs.raw 1000 /");
     assert_eq!(outcome.status, 5, "{outcome}");
@@ -114,4 +116,74 @@ fn a_block_device_is_changed_in_place_unless_it_is_in_use() {
     sandbox.done(&format!("disk mkdir {} /srv", device.path()));
     let mounted = Mounted::device(device.path(), "rw").unwrap();
     assert!(mounted.path("srv").is_dir());
+}
+
+#[test]
+fn the_disk_of_an_image_is_made_larger_with_its_file_system() {
+    let sandbox = disk();
+    sandbox.tool("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2", "disk.raw", "disk.qcow2"]).run();
+    for image in ["disk.raw", "disk.qcow2"] {
+        let before = inode(&sandbox, image);
+        let grown: serde_json::Value =
+            serde_json::from_str(&sandbox.done(&format!("disk grow --json --size 200M {image}"))).unwrap();
+        assert!(grown["file_system"]["new_size"].as_u64().unwrap() > 198 << 20, "{grown}");
+        assert_eq!(inode(&sandbox, image), before);
+        assert_eq!(sandbox.run(&format!("disk grow --size 100M {image}")).status, 6);
+        sandbox.done(&format!("disk grow --copy --size 210M {image}"));
+        assert_ne!(inode(&sandbox, image), before);
+    }
+    check(&sandbox, "209");
+    assert!(sandbox.tool("sgdisk").args(["-v", "disk.raw"]).run().contains("No problems found"));
+    sandbox.tool("qemu-img").args(["compare", "-f", "raw", "-F", "qcow2", "disk.raw", "disk.qcow2"]).output();
+}
+
+#[test]
+fn what_has_no_journal_is_changed_in_place_with_an_undo_log() {
+    let sandbox = disk();
+    sandbox.tool("mke2fs").args(["-q", "-t", "ext2", "-d", "tree", "ext2.raw", "16M"]).run();
+    sandbox.tool("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2", "ext2.raw", "ext2.qcow2"]).run();
+    let old = fs::read(sandbox.path("ext2.raw")).unwrap();
+    let device = Loop::attach(&sandbox.path("ext2.raw"));
+    let refused = sandbox.run(&format!("disk mkdir {} /srv", device.path()));
+    assert_eq!(refused.status, 5, "{refused}");
+    assert!(refused.stderr.contains("`--undo-log FILE`"), "{refused}");
+    for image in [device.path(), "ext2.qcow2"] {
+        sandbox.done(&format!("disk mkdir --undo-log log {image} /srv"));
+        assert_eq!(sandbox.run(&format!("disk mkdir --undo-log log {image} /tmp")).status, 6);
+        assert!(sandbox.done(&format!("disk ls {image}")).contains("srv"));
+        assert!(sandbox.done(&format!("disk undo {image} log")).ends_with(" restored\n"));
+        assert_eq!(sandbox.done(&format!("disk undo {image} log")), "nothing to undo: the disk is as before the change\n");
+        fs::rename(sandbox.path("log"), sandbox.path(format!("log-{}", image.contains("qcow2")))).unwrap();
+    }
+    drop(device);
+    assert!(fs::read(sandbox.path("ext2.raw")).unwrap() == old);
+    sandbox.tool("qemu-img").args(["compare", "-q", "ext2.raw", "ext2.qcow2"]).run();
+    sandbox.tool("qemu-img").args(["check", "-q", "ext2.qcow2"]).run();
+    // Another disk, even one with the same contents, unless that is meant; and never one that was written since.
+    let refused = sandbox.run("disk undo ext2.raw log-true");
+    assert_eq!(refused.status, 6, "{refused}");
+    sandbox.done("disk undo --moved ext2.raw log-true");
+    sandbox.done("disk mkdir ext2.qcow2 /other");
+    let refused = sandbox.run("disk undo ext2.qcow2 log-true");
+    assert_eq!(refused.status, 6, "{refused}");
+    assert!(refused.stderr.contains("neither as before the change nor as after it"), "{refused}");
+    let log = fs::read(sandbox.path("log-true")).unwrap();
+    sandbox.file("torn", &log[..log.len() / 2]);
+    let refused = sandbox.run("disk undo ext2.qcow2 torn");
+    assert_eq!(refused.status, 4, "{refused}");
+    assert!(sandbox.done("disk ls ext2.qcow2").contains("other"));
+}
+
+#[test]
+fn a_partition_table_and_a_new_file_system_are_taken_back_as_well() {
+    let sandbox = disk();
+    let old = fs::read(sandbox.path("disk.raw")).unwrap();
+    sandbox.done("disk grow --undo-log grown disk.raw");
+    check(&sandbox, "63");
+    sandbox.done("disk mkfs --force --partition 1 --undo-log made ext4 disk.raw");
+    let refused = sandbox.run("disk undo disk.raw grown");
+    assert_eq!(refused.status, 6, "{refused}");
+    sandbox.done("disk undo disk.raw made");
+    sandbox.done("disk undo disk.raw grown");
+    assert!(fs::read(sandbox.path("disk.raw")).unwrap() == old);
 }

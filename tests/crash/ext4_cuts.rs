@@ -3,101 +3,26 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use imgcore::block::{BlockRead, BlockWrite, ByteRange, Error, Hole, MemoryDisk, Resize, Staged};
+use imgcore::block::{BlockRead, BlockWrite, MemoryDisk, Staged};
 use imgcore::fs::ext4::{Commit, Editor, Ext4, Timestamp, verify};
 use imgcore::fs::{Attributes, Content, Edit, EditPlan, FileKind, FileSystem, GuestPath};
 use imgcore::qcow2::Image;
-use rand_chacha::ChaCha8Rng;
-use rand_core::{RngCore, SeedableRng};
 use vmimg_tests::mount::Mounted;
 use vmimg_tests::tool::Tool;
 
+use crate::power::{Recorded, Step, after_cut};
+
 /// Shapes of file systems, as arguments of mke2fs.
-const SHAPES: &[(&str, &str)] = &[
+pub(crate) const SHAPES: &[(&str, &str)] = &[
     ("ext3", "-t ext3 -b 1024 -I 128 -J size=1"),
     ("ext4", "-t ext4 -b 4096 -O metadata_csum,64bit -J size=4"),
     ("seed", "-t ext4 -b 1024 -O metadata_csum,64bit,metadata_csum_seed,orphan_file -J size=1"),
     ("narrow", "-t ext4 -b 2048 -O metadata_csum,^64bit -J size=2"),
 ];
 
-/// One thing that was done to a disk.
-#[derive(Debug)]
-enum Step {
-    Write(u64, Vec<u8>),
-    Resize(u64),
-    Flush,
-}
-
-/// A disk in memory that records what is done to it.
-#[derive(Debug)]
-struct Recorded {
-    disk: MemoryDisk,
-    steps: Arc<Mutex<Vec<Step>>>,
-}
-
-impl Recorded {
-    fn note(&self, step: Step) {
-        self.steps.lock().unwrap().push(step);
-    }
-}
-
-impl BlockRead for Recorded {
-    fn size(&self) -> u64 {
-        self.disk.size()
-    }
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
-        self.disk.read_exact_at(buf, offset)
-    }
-}
-
-impl BlockWrite for Recorded {
-    fn write_all_at(&mut self, buf: &[u8], offset: u64) -> Result<(), Error> {
-        self.note(Step::Write(offset, buf.to_vec()));
-        self.disk.write_all_at(buf, offset)
-    }
-    fn write_zeroes_at(&mut self, range: ByteRange, hole: Hole) -> Result<(), Error> {
-        self.note(Step::Write(range.start(), vec![0; range.len() as usize]));
-        self.disk.write_zeroes_at(range, hole)
-    }
-    fn flush(&mut self) -> Result<(), Error> {
-        self.note(Step::Flush);
-        Ok(())
-    }
-}
-
-impl Resize for Recorded {
-    fn resize(&mut self, size: u64) -> Result<(), Error> {
-        self.note(Step::Resize(size));
-        self.disk.resize(size)
-    }
-}
-
-/// The disk after a cut before step `cut`: all that was flushed is there, and of the rest what `luck` lets through, by sectors.
-fn after_cut(before: &[u8], steps: &[Step], cut: usize, luck: Option<u64>) -> Vec<u8> {
-    let flushed = steps[..cut].iter().rposition(|step| matches!(step, Step::Flush)).unwrap_or(0);
-    let mut random = ChaCha8Rng::seed_from_u64(luck.unwrap_or_default());
-    let mut disk = before.to_vec();
-    for (number, step) in steps[..cut].iter().enumerate() {
-        let certain = number < flushed || luck.is_none();
-        match step {
-            Step::Resize(size) => disk.resize(*size as usize, 0),
-            Step::Flush => {}
-            Step::Write(offset, bytes) => {
-                for (sector, bytes) in bytes.chunks(512).enumerate() {
-                    let at = *offset as usize + sector * 512;
-                    if certain || random.next_u32() & 1 == 1 {
-                        disk[at..][..bytes.len()].copy_from_slice(bytes);
-                    }
-                }
-            }
-        }
-    }
-    disk
-}
-
-type Files = BTreeMap<String, Vec<u8>>;
+pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
 fn walk(ext4: &dyn FileSystem, folder: &str, files: &mut Files) {
     for entry in ext4.read_dir(&path(if folder.is_empty() { "/" } else { folder })).unwrap() {
@@ -112,7 +37,7 @@ fn walk(ext4: &dyn FileSystem, folder: &str, files: &mut Files) {
     }
 }
 
-fn files_of(bytes: &[u8]) -> Files {
+pub(crate) fn files_of(bytes: &[u8]) -> Files {
     let mut files = Files::new();
     walk(&Ext4::open(MemoryDisk::new(bytes.to_vec())).unwrap(), "", &mut files);
     files
@@ -138,7 +63,7 @@ fn change<D: BlockWrite>(disk: &mut D, edits: Vec<Edit>) {
     Commit::plan(&*disk, &changes.changes()).unwrap().run(disk).unwrap();
 }
 
-fn make(folder: &Path, arguments: &str) -> Vec<u8> {
+pub(crate) fn make(folder: &Path, arguments: &str) -> Vec<u8> {
     let file = folder.join("fs.raw");
     std::fs::File::create(&file).unwrap().set_len(16 << 20).unwrap();
     Tool::new("mke2fs").args(["-q", "-F"]).args(arguments.split_whitespace()).arg(&file).run();
@@ -148,7 +73,7 @@ fn make(folder: &Path, arguments: &str) -> Vec<u8> {
     disk.into_bytes()
 }
 
-fn edits() -> Vec<Edit> {
+pub(crate) fn edits() -> Vec<Edit> {
     // A block that begins as those of the journal do is escaped.
     let magic = [&[0xC0, 0x3B, 0x39, 0x98], &[7; 70_000][..]].concat();
     let mut edits = vec![write("/new/a", magic), write("/old/3", vec![0xC0; 5000]), Edit::Remove { path: path("/old/7") }];
@@ -157,10 +82,10 @@ fn edits() -> Vec<Edit> {
     edits
 }
 
-struct Judge {
-    folder: tempfile::TempDir,
-    old: Files,
-    new: Files,
+pub(crate) struct Judge {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) old: Files,
+    pub(crate) new: Files,
 }
 
 impl Judge {
@@ -185,9 +110,14 @@ impl Judge {
     }
 }
 
+/// Whether the power is cut at every write, and not at a choice of them.
 #[expect(clippy::disallowed_methods, reason = "how long the tests take is said by their caller")]
-fn cut_everywhere(name: &str, before: &[u8], steps: &[Step], judge: &Judge, disk_of: &dyn Fn(Vec<u8>) -> Vec<u8>) {
-    let every = std::env::var_os("VMIMG_EVERY_CUT").is_some();
+pub(crate) fn is_every_cut() -> bool {
+    std::env::var_os("VMIMG_EVERY_CUT").is_some()
+}
+
+pub(crate) fn cut_everywhere(name: &str, before: &[u8], steps: &[Step], judge: &Judge, disk_of: &dyn Fn(Vec<u8>) -> Vec<u8>) {
+    let every = is_every_cut();
     let mut was_new = false;
     // Without VMIMG_EVERY_CUT: around every flush, and some of the others.
     let is_flush = |step: usize| matches!(steps.get(step), Some(Step::Flush));

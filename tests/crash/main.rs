@@ -3,7 +3,9 @@
 mod ext4_cuts;
 mod fleet;
 mod full_disk;
+mod in_place_cuts;
 mod kill;
+mod power;
 mod qcow2_cuts;
 
 /// The program under test.

@@ -86,7 +86,7 @@ fn refuse_unsuitable(target: &Path, metadata: &fs::Metadata) -> Result<(), Comma
     }
     if metadata.nlink() > 1 {
         let message = format!("`{shown}` has {} names, and the others would keep the old content", metadata.nlink());
-        return Err(CommandError::new(ErrorKind::Refused, message).hint("copy the file, and change the copy"));
+        return Err(CommandError::new(ErrorKind::Refused, message).hint("`--in-place` changes the file that all of them mean"));
     }
     Ok(())
 }

@@ -1,13 +1,14 @@
 //! Disks that are changed where they are: all at once or not at all, whatever happens on the way.
 //!
 //! ```text
-//! partition table     grown first, as a step of its own: a larger partition shows the same files
+//! disk                made longer first: a longer disk shows the same partitions
+//! partition table     then one partition grown: a larger partition shows the same files
 //! file system         one transaction of its journal: the old files until its commit point, then the new ones
 //! ```
 //!
 //! Two file systems have two commit points, and a cut could come between them: changes to more than one are refused.
 
-use imgcore::block::{BlockRead, BlockWrite, ByteRange, Change, ExtentKind, Slice, extents};
+use imgcore::block::{BlockRead, ByteRange, Change, ExtentKind, Resize, Slice, Staged, extents};
 use imgcore::fs::ext4::Commit;
 use imgcore::fs::{self};
 use imgcore::partition::{self, Growth, Table};
@@ -17,6 +18,8 @@ use crate::error::{CommandError, ErrorKind};
 /// What is to change on a disk, as it is written in place.
 #[derive(Debug)]
 pub struct InPlace<'a> {
+    /// The bytes of the disk.
+    size: u64,
     /// The partition that grows, and what it becomes.
     grown: Option<(u32, Growth)>,
     /// Where the file system is that changes.
@@ -26,21 +29,28 @@ pub struct InPlace<'a> {
 /// Why changes are not made in place.
 #[derive(Debug)]
 pub enum NotInPlace {
-    /// The file system's journal is too small for them, and would do for less.
-    TooMuch(CommandError),
-    /// They cannot be one step.
+    /// They cannot be one step: there is no journal, or it is too small, or more than one file system changes.
     Unsupported(CommandError),
     /// Something failed.
     Failed(CommandError),
 }
 
 impl<'a> InPlace<'a> {
-    /// Sorts `changes` to `disk`; in them, [`partition::grow`] has made `grown` of a partition. Nothing is written.
+    /// Sorts `changes` to `disk`, which will have `size` bytes; in them, [`partition::grow`] has made `grown` of a partition.
+    /// Nothing is written.
     ///
     /// # Errors
     ///
     /// [`NotInPlace`] for changes without a journal that takes all of them.
-    pub fn plan<D: BlockRead>(disk: &D, changes: &[Change<'a>], grown: Option<(u32, Growth)>) -> Result<Self, NotInPlace> {
+    pub fn plan<D: BlockRead>(
+        disk: &D,
+        size: u64,
+        changes: &[Change<'a>],
+        grown: Option<(u32, Growth)>,
+    ) -> Result<Self, NotInPlace> {
+        let mut longer = Staged::new(disk);
+        longer.resize(size)?;
+        let disk = &longer;
         let mut files = None;
         let mut all = Vec::new();
         for (number, range) in windows(disk, grown)? {
@@ -64,7 +74,7 @@ impl<'a> InPlace<'a> {
             Some((range, window, inside)) => Some((range, Commit::plan(&window, &inside)?)),
             None => None,
         };
-        Ok(Self { grown, files })
+        Ok(Self { size, grown, files })
     }
 
     /// Writes the changes to `disk`, which is as it was for [`InPlace::plan`], durably.
@@ -72,7 +82,11 @@ impl<'a> InPlace<'a> {
     /// # Errors
     ///
     /// The failure of the device. The file system has the old files then, or its journal has the new ones.
-    pub fn run<D: BlockWrite>(&self, disk: &mut D) -> Result<(), CommandError> {
+    pub fn run<D: Resize>(&self, disk: &mut D) -> Result<(), CommandError> {
+        if disk.size() != self.size {
+            disk.resize(self.size)?;
+            disk.flush()?;
+        }
         if let Some((number, wanted)) = self.grown {
             let grown = partition::grow(disk, number)?;
             if grown.new != wanted.new {
@@ -141,8 +155,7 @@ fn differ<D: BlockRead>(disk: &D, changes: &[Change<'_>]) -> Result<bool, Comman
 impl From<fs::Error> for NotInPlace {
     fn from(error: fs::Error) -> Self {
         match error {
-            error @ fs::Error::JournalTooSmall { .. } => Self::TooMuch(error.into()),
-            error @ fs::Error::Refused(_) => Self::Unsupported(error.into()),
+            error @ (fs::Error::Refused(_) | fs::Error::JournalTooSmall { .. }) => Self::Unsupported(error.into()),
             error => Self::Failed(error.into()),
         }
     }
@@ -163,7 +176,7 @@ impl From<CommandError> for NotInPlace {
 impl From<NotInPlace> for CommandError {
     fn from(error: NotInPlace) -> Self {
         match error {
-            NotInPlace::TooMuch(error) | NotInPlace::Unsupported(error) | NotInPlace::Failed(error) => error,
+            NotInPlace::Unsupported(error) | NotInPlace::Failed(error) => error,
         }
     }
 }

@@ -13,6 +13,7 @@ mod ordered;
 mod range;
 mod slice;
 mod staged;
+mod undo;
 mod zeros;
 
 pub use copy::copy;
@@ -24,6 +25,7 @@ pub use ordered::{in_order, map_in_order};
 pub use range::ByteRange;
 pub use slice::Slice;
 pub use staged::{Change, Changes, Staged};
+pub use undo::UndoLog;
 pub use zeros::is_zero;
 
 use std::fmt::Debug;

@@ -4,12 +4,14 @@
 //!
 //! UEFI 2.10, section 5.3.
 
+mod write;
+
 use std::io;
 
 use gptman::{GPTHeader, GPTPartitionEntry};
 
 use super::{Error, Growth, Guid, Partition, PartitionType, Table, TableKind};
-use crate::block::{BlockRead, BlockWrite, ByteRange, Cursor};
+use crate::block::{BlockRead, BlockWrite, ByteRange};
 
 /// One sound copy of a GPT.
 struct Copy {
@@ -56,7 +58,7 @@ pub(super) fn read(disk: &(impl BlockRead + ?Sized)) -> Result<Option<Table>, Er
 }
 
 pub(super) fn grow(disk: &mut dyn BlockWrite, number: u32) -> Result<Growth, Error> {
-    let mut copy = primary(disk)?;
+    let copy = primary(disk)?;
     if mbr_types(disk)?.iter().any(|kind| ![0, PROTECTIVE].contains(kind)) {
         return Err(Error::Unsupported("a GPT beside an MBR with partitions of its own".to_owned()));
     }
@@ -66,40 +68,22 @@ pub(super) fn grow(disk: &mut dyn BlockWrite, number: u32) -> Result<Growth, Err
     if copy.entries.iter().any(|entry| entry.is_used() && entry.ending_lba > last_usable) {
         return Err(too_small(&copy.entries));
     }
-    let index = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
-    let entry = index.and_then(|index| copy.entries.get(index)).filter(|entry| entry.is_used());
+    let index = usize::try_from(number).ok().and_then(|number| number.checked_sub(1)).ok_or(Error::NoPartition(number))?;
+    let entry = copy.entries.get(index).filter(|entry| entry.is_used());
     let entry = entry.ok_or(Error::NoPartition(number))?.clone();
     let next = copy.entries.iter().filter(|other| other.is_used() && other.starting_lba > entry.starting_lba);
     let limit = next.map(|other| other.starting_lba.saturating_sub(1)).min().unwrap_or(last_usable).min(last_usable);
     let ending_lba = limit.max(entry.ending_lba);
     let old = copy.range(&entry);
-    if let Some(entry) = index.and_then(|index| copy.entries.get_mut(index)) {
-        entry.ending_lba = ending_lba;
-    }
     let new = copy.range(&GPTPartitionEntry { ending_lba, ..entry });
     let backup_lba = sectors.saturating_sub(1);
     let fits = old == new && copy.header.backup_lba == backup_lba && copy.header.last_usable_lba == last_usable;
     if !fits || !matches!(read_copy(disk, copy.sector_size, backup_lba), Ok(Some(_))) {
-        copy.header.backup_lba = backup_lba;
-        copy.header.last_usable_lba = last_usable;
-        write(disk, copy)?;
+        write::Growing { sector_size: copy.sector_size, backup_lba, last_usable, index, ending_lba }
+            .write(disk, &copy.header)?;
     }
     cover(disk, sectors)?;
     Ok(Growth { old, new })
-}
-
-/// Writes both copies, the backup first: one of them is whole at any time.
-fn write(disk: &mut dyn BlockWrite, mut copy: Copy) -> Result<(), Error> {
-    let mut backup = copy.header.clone();
-    backup.primary_lba = copy.header.backup_lba;
-    backup.backup_lba = copy.header.primary_lba;
-    backup.partition_entry_lba = copy.header.last_usable_lba.saturating_add(1);
-    for header in [&mut backup, &mut copy.header] {
-        let written = header.write_into(&mut Cursor::new(&mut *disk), copy.sector_size, &copy.entries);
-        written.map_err(|error| Error::Unsupported(format!("GPT at sector {}: {error}", header.primary_lba)))?;
-        disk.flush()?;
-    }
-    Ok(())
 }
 
 /// Makes the protective MBR's entry cover a disk of `sectors` sectors.

@@ -23,8 +23,9 @@ use crate::block::BlockWrite;
 /// Grows the partition `number` as far as the disk and the partition behind it allow, and fits the table to the size of the disk.
 ///
 /// A GPT's backup header and entries move to the end, and the protective MBR covers the disk. Numbers, GUIDs, names, attributes,
-/// boot code and all other partitions keep their bytes. A table that fits already is not written. The backup is written and
-/// flushed before the primary, so that one of them is whole at any time.
+/// boot code and all other partitions keep their bytes. A table that fits already is not written. After a power cut at any write,
+/// the primary is the old table or the new one, as long as one of the four entries in the sector of the partition's is unused;
+/// otherwise the backup is, which is written first.
 ///
 /// # Errors
 ///

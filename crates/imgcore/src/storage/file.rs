@@ -135,6 +135,11 @@ impl FileDisk {
         let _known = fadvise(&self.file, range.start(), NonZero::new(range.len()), Advice::DontNeed);
     }
 
+    /// As [`FileDisk::forget`], for all of the file.
+    pub fn forget_all(&self) {
+        self.forget(ByteRange::new(0, self.size).unwrap_or_default());
+    }
+
     /// Leaves it to the kernel when what is written is stored: nobody will flush.
     pub fn store_late(&mut self) {
         self.writeback = Writeback::off();

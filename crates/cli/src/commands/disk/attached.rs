@@ -152,7 +152,7 @@ impl Change<'_> {
     /// Returns a private copy of the image.
     fn draft(&self) -> Result<Draft, CommandError> {
         let refused = |message: String| Err(CommandError::new(ErrorKind::Unsupported, message));
-        if self.args.in_place {
+        if self.args.in_place || self.args.undo_log.is_some() {
             return refused("`--via nbd` changes a copy, and then puts it into the place of the image".to_owned());
         }
         match Place::of(self.context, &self.args.volume.image)? {

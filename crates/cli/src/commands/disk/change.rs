@@ -3,19 +3,23 @@
 //! ```text
 //! in place   devices and exports always, image files when their file system has a journal that takes the change
 //! a copy     other image files: changed, read back and renamed over the original
+//! with a log, as the user asks: the old contents beside the disk, then the change; `vmimg disk undo` takes it back
 //! ```
 //!
 //! In place is the default: what it costs grows with the change, while a copy grows with the image, and both leave the old state
 //! or the new one after a cut.
 
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+mod logged;
 
-use imgcore::block::{BlockRead, BlockWrite, ByteRange, Change, Changes, Hole, Slice, Staged};
-use imgcore::image::{Disk, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use imgcore::block::{BlockRead, BlockWrite, Change, Changes, Hole, Resize, Slice, Staged};
+use imgcore::image::{Disk, OpenOptions, WritableDisk};
 use imgcore::partition::{self, Growth};
 use imgcore::storage::{Access, FileDisk};
 
+pub(super) use self::logged::about;
 use super::volume::{Via, VolumeArgs, choose, native_only, window};
 use crate::context::Context;
 use crate::draft::Draft;
@@ -33,14 +37,17 @@ pub(super) struct ChangeArgs {
     /// Change a copy of the image file, which then replaces it
     #[arg(long, conflicts_with = "in_place")]
     copy: bool,
+    /// Keep what is overwritten in this new file, for `vmimg disk undo`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["in_place", "copy"])]
+    pub(super) undo_log: Option<PathBuf>,
     #[command(flatten)]
     pub(super) volume: VolumeArgs,
 }
 
 impl ChangeArgs {
-    /// Returns those that say nothing of the way.
-    pub(super) fn new(volume: VolumeArgs) -> Self {
-        Self { in_place: false, copy: false, volume }
+    /// Returns those that say no more of the way than where an undo log goes.
+    pub(super) fn new(volume: VolumeArgs, undo_log: Option<PathBuf>) -> Self {
+        Self { in_place: false, copy: false, undo_log, volume }
     }
 }
 
@@ -49,7 +56,9 @@ impl ChangeArgs {
 pub(super) struct Task {
     /// The partition, 0 for the whole disk; otherwise the one that the arguments mean.
     pub(super) number: Option<u32>,
-    /// Whether the partition takes up the space behind it first.
+    /// The bytes that the disk gets first.
+    pub(super) size: Option<u64>,
+    /// Whether the partition takes up the space behind it then.
     pub(super) grow_partition: bool,
     /// Whether the file system is made anew, which its journal cannot hold.
     pub(super) anew: bool,
@@ -87,38 +96,43 @@ pub(super) fn change<T>(
     }
     if way == Way::Copy {
         let disk = open(context, &volume.image, &options(volume.format, volume.trust))?;
-        let (changed, changes) = stage(&disk, volume, task, work)?;
-        copy(context, volume, disk, &changes)?;
-        return Ok(changed);
+        let staged = stage(&disk, volume, task, work)?;
+        copy(context, volume, disk, &staged)?;
+        return Ok(staged.changed);
     }
     let mut disk = open_writable(context, &volume.image, &options(volume.format, volume.trust))?;
-    let (changed, changes) = stage(&disk, volume, task, work)?;
-    let all = changes.changes();
-    if all.is_empty() {
-        return Ok(changed);
+    let staged = stage(&disk, volume, task, work)?;
+    let changes = staged.changes.changes();
+    if changes.is_empty() && disk.size() == staged.size {
+        return Ok(staged.changed);
     }
     context.interrupt().check()?;
     let is_alone = disk.qcow2().is_none_or(|image| image.data_file().is_none());
-    match InPlace::plan(&disk, &all, changed.grown) {
+    let options = options(Some(disk.format()), volume.trust);
+    if let Some(log) = &args.undo_log {
+        let changed = logged::change(context, volume, &staged, disk, log);
+        return changed.map(|()| staged.changed);
+    }
+    match InPlace::plan(&disk, staged.size, &changes, staged.changed.grown) {
         Ok(plan) => {
             plan.run(&mut disk)?;
             disk.close()?;
-            let options = options(Some(disk.format()), volume.trust);
             drop(disk);
             let disk = open(context, &volume.image, &options)?;
-            forget(&disk, &all);
+            forget(&disk, &changes);
             plan.verify(&disk)?;
         }
-        Err(NotInPlace::TooMuch(_) | NotInPlace::Unsupported(_)) if way == Way::Either && is_alone => {
-            let options = options(Some(disk.format()), volume.trust);
+        Err(NotInPlace::Unsupported(_)) if way == Way::Either && is_alone => {
             drop(disk);
-            let disk = open(context, &volume.image, &options)?;
-            copy(context, volume, disk, &changes)?;
+            copy(context, volume, open(context, &volume.image, &options)?, &staged)?;
         }
-        Err(error) => return Err(error.into()),
+        Err(NotInPlace::Unsupported(error)) => return Err(error.hint(WITH_LOG)),
+        Err(NotInPlace::Failed(error)) => return Err(error),
     }
-    Ok(changed)
+    Ok(staged.changed)
 }
+
+const WITH_LOG: &str = "`--undo-log FILE` keeps the old contents in a file, from which `vmimg disk undo` brings them back";
 
 /// How an image is changed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -139,6 +153,13 @@ impl Way {
         let is_file =
             matches!(place, Place::File(_)) && found.as_ref().is_none_or(|found| !found.file_type().is_block_device());
         let what = if found.is_some() { "a block device" } else { "an NBD export" };
+        if let Some(log) = &args.undo_log {
+            if context.absolute(log).symlink_metadata().is_ok() {
+                let message = format!("`{}` exists already", log.display());
+                return Err(CommandError::new(ErrorKind::Refused, message).hint("an undo log is a new file"));
+            }
+            return Ok(Self::InPlace);
+        }
         match (is_file, args.in_place, args.copy) {
             (false, _, true) => {
                 let message = format!("`{}` is {what}, which is changed in place", args.volume.image.display());
@@ -147,8 +168,7 @@ impl Way {
             (false, ..) if task.anew => {
                 let message =
                     format!("`{}` is {what}, where a new file system cannot be made at once", args.volume.image.display());
-                Err(CommandError::new(ErrorKind::Unsupported, message)
-                    .hint("make it in an image file, and copy that there with `vmimg image convert -n`"))
+                Err(CommandError::new(ErrorKind::Unsupported, message).hint(WITH_LOG))
             }
             (false, ..) | (true, true, _) => Ok(Self::InPlace),
             (true, false, true) => Ok(Self::Copy),
@@ -159,30 +179,47 @@ impl Way {
     }
 }
 
-/// Changes the partition in memory.
+/// A disk that was changed in memory.
+#[derive(Debug)]
+struct Changing<T> {
+    changed: Changed<T>,
+    changes: Changes,
+    /// Bytes of the disk.
+    size: u64,
+}
+
+/// Changes the disk in memory.
 fn stage<T>(
     disk: &dyn BlockRead,
     args: &VolumeArgs,
     task: Task,
     work: impl FnOnce(&mut Part<'_, '_>) -> Result<T, CommandError>,
-) -> Result<(Changed<T>, Changes), CommandError> {
+) -> Result<Changing<T>, CommandError> {
     let mut staged = Staged::new(disk);
     let number = match task.number {
         Some(number) => number,
         None => choose(&staged, args.partition)?,
     };
+    if let Some(size) = task.size {
+        if size < disk.size() {
+            let message = format!("the disk has {} bytes and is not made smaller", disk.size());
+            return Err(CommandError::new(ErrorKind::Refused, message).hint("`vmimg image resize --shrink` cuts its end off"));
+        }
+        staged.resize(size)?;
+    }
     let grown = match number {
         1.. if task.grow_partition => Some((number, partition::grow(&mut staged, number)?)),
         _ => None,
     };
     let outcome = work(&mut window(&mut staged, number)?)?;
-    Ok((Changed { outcome, grown }, staged.into_changes()))
+    let size = staged.size();
+    Ok(Changing { changed: Changed { outcome, grown }, changes: staged.into_changes(), size })
 }
 
 /// Changes a private copy of the file, reads it back and renames it over the original.
-fn copy(context: &Context, args: &VolumeArgs, disk: Disk, changes: &Changes) -> Result<(), CommandError> {
-    let changes = changes.changes();
-    if changes.is_empty() {
+fn copy<T>(context: &Context, args: &VolumeArgs, disk: Disk, staged: &Changing<T>) -> Result<(), CommandError> {
+    let changes = staged.changes.changes();
+    if changes.is_empty() && disk.size() == staged.size {
         return Ok(());
     }
     let options = options(Some(disk.format()), args.trust);
@@ -190,24 +227,30 @@ fn copy(context: &Context, args: &VolumeArgs, disk: Disk, changes: &Changes) -> 
     drop(disk);
     let draft = Draft::copy_of(context, &file)?;
     let mut copy = open_writable(context, draft.path(), &options)?;
-    for change in &changes {
-        match change {
-            Change::Data(offset, bytes) => copy.write_all_at(bytes, *offset)?,
-            Change::Zeroes(range) => copy.write_zeroes_at(*range, Hole::Allow)?,
-        }
-    }
-    copy.close()?;
+    copy.resize(staged.size)?;
+    write(&mut copy, &changes)?;
     drop(copy);
-    verify(context, draft.path(), &options, &changes)?;
+    verify(context, draft.path(), &options, &changes).map_err(|error| error.hint("the image is as it was"))?;
     context.interrupt().check()?;
     draft.publish()
+}
+
+/// Writes the changes one after the other, durably.
+fn write(disk: &mut WritableDisk, changes: &[Change<'_>]) -> Result<(), CommandError> {
+    for change in changes {
+        match change {
+            Change::Data(offset, bytes) => disk.write_all_at(bytes, *offset)?,
+            Change::Zeroes(range) => disk.write_zeroes_at(*range, Hole::Allow)?,
+        }
+    }
+    Ok(disk.close()?)
 }
 
 /// Has what is read back come from the storage, and not from memory.
 fn forget(disk: &Disk, changes: &[Change<'_>]) {
     match (disk.raw_file(), disk.storage().as_file()) {
         (Some(raw), _) => changes.iter().for_each(|change| raw.forget(change.range())),
-        (None, Some(file)) => file.forget(ByteRange::new(0, file.size()).unwrap_or_default()),
+        (None, Some(file)) => file.forget_all(),
         (None, None) => {}
     }
 }
@@ -222,7 +265,7 @@ fn verify(context: &Context, path: &Path, options: &OpenOptions, changes: &[Chan
         disk.read_exact_at(&mut buf, *offset)?;
         if buf != *bytes {
             let message = format!("`{}` does not read back as it was written at offset {offset}", path.display());
-            return Err(CommandError::new(ErrorKind::Storage, message).hint("the image is as it was"));
+            return Err(CommandError::new(ErrorKind::Storage, message));
         }
     }
     Ok(())

@@ -8,21 +8,27 @@ use super::attached;
 use super::change::{ChangeArgs, Task, change};
 use super::volume::Via;
 use crate::context::Context;
-use crate::error::CommandError;
+use crate::error::{CommandError, ErrorKind};
 use crate::output::{ReportArgs, human_size};
+use crate::size::Size;
 
 /// The arguments of `vmimg disk grow`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The image itself is made larger first, by `vmimg image resize`. What has all of
-its space already is left alone.
+What has all of its space already is left alone. Each step leaves a whole disk,
+after a power cut as well: it becomes longer, then the partition table, then the
+file system grows.
 
 Examples:
+  vmimg disk grow --size 20G web1.qcow2
   vmimg image resize -f qcow2 web1.qcow2 20G && vmimg disk grow web1.qcow2
   vmimg disk grow -f raw --partition 3 --no-fs disk.raw")]
 pub(super) struct Args {
     #[command(flatten)]
     change: ChangeArgs,
+    /// Make the disk of the image this large first
+    #[arg(long, value_name = "SIZE")]
+    size: Option<Size>,
     /// Grow the partition alone, not the file system in it
     #[arg(long)]
     no_fs: bool,
@@ -48,13 +54,18 @@ struct GrownPart {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    if args.change.volume.via == Via::Nbd && args.size.is_some() {
+        let message = "`--via nbd` grows to the size that the image has";
+        return Err(CommandError::new(ErrorKind::Unsupported, message).hint("`vmimg image resize` makes it larger first"));
+    }
     if args.change.volume.via == Via::Nbd && !args.no_fs {
         let (grown, (old_size, new_size)) = attached::grow(context, &args.change)?;
         let partition = grown.map(GrownPart::of);
         let file_system = Some(GrownPart { number: None, old_size, new_size });
         return args.report.print(context, &Grown { partition, file_system }, Grown::text);
     }
-    let task = Task { grow_partition: true, ..Task::default() };
+    let size = args.size.map(|size| size.0.checked_next_multiple_of(512).unwrap_or(size.0));
+    let task = Task { size, grow_partition: true, ..Task::default() };
     let changed = change(context, &args.change, task, |part| match args.no_fs {
         true => Ok(None),
         false => Ok(Some(ext4::grow(part)?)),

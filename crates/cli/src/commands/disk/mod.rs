@@ -24,6 +24,7 @@ mod resize;
 mod rm;
 mod stat;
 mod tar;
+mod undo;
 mod volume;
 mod walk;
 
@@ -44,7 +45,8 @@ where it is not clear which partition holds the root file system.
 Whatever ends a change before it is done, a power cut too, leaves the old disk or
 the new one. It is made in place, by one transaction of the file system's own
 journal; without a journal that has room for it, in a copy of the image file,
-which then replaces it. Devices and exports are always changed in place."
+which then replaces it. Devices and exports are always changed in place; there
+`--undo-log` keeps the old contents for what the journal cannot do."
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -91,6 +93,8 @@ enum Verb {
     Resize(resize::Args),
     /// Make a file system or swap space
     Mkfs(mkfs::Args),
+    /// Bring back what a change with an undo log has overwritten
+    Undo(undo::Args),
 }
 
 /// Runs `vmimg disk`.
@@ -119,5 +123,6 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
         Verb::Grow(args) => grow::run(&args, context),
         Verb::Resize(args) => resize::run(&args, context),
         Verb::Mkfs(args) => mkfs::run(&args, context),
+        Verb::Undo(args) => undo::run(&args, context),
     }
 }

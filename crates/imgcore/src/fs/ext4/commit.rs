@@ -6,6 +6,7 @@
 //! superblock: to be replayed                                                                             flushed
 //! journal superblock: the log begins here           the commit point: from here on, the new state        flushed
 //! the blocks of the journal, where they belong                                                           flushed
+//! the superblock, after them when the file system grows                                                  flushed
 //! journal superblock: the log is empty                                                                   flushed
 //! superblock: unmounted                                                                                  flushed
 //! ```
@@ -13,8 +14,9 @@
 //! After a cut before the commit point, a mount, e2fsck or this program finds the old state, and behind it the new one. The blocks
 //! are brought home at once, as boot loaders read a file system without replaying its journal.
 
+mod superblock;
+
 use std::collections::BTreeMap;
-use std::mem::offset_of;
 
 use super::bitmap::Bitmap;
 use super::edit::load_block_map;
@@ -98,20 +100,27 @@ impl<'a> Commit<'a> {
                 Change::Zeroes(range) => disk.write_zeroes_at(*range, Hole::Allow)?,
             }
         }
-        disk.write_all_at(&marked(old, true).encode_like(&old), SUPERBLOCK_OFFSET)?;
+        disk.write_all_at(&old.marked(true).encode_like(&old), SUPERBLOCK_OFFSET)?;
         let sequence = journal.write_transaction(disk, &blocks, new.s_wtime.get())?;
         disk.flush()?;
-        let first = journal.first();
+        let (first, first_block) = (journal.first(), u64::from(old.s_first_data_block.get()));
         journal.write_start(disk, first, sequence)?;
         let mut complete = |disk: &mut D| {
             disk.flush()?;
-            for (home, bytes) in &blocks {
+            for (home, bytes) in blocks.iter().filter(|(home, _)| *home != first_block) {
+                disk.write_all_at(bytes, offset_of_block(*home, bytes))?;
+            }
+            if new.blocks_count() != old.blocks_count() {
+                // Before they replay, others look at all descriptors that the superblock counts.
+                disk.flush()?;
+            }
+            for (home, bytes) in blocks.iter().filter(|(home, _)| *home == first_block) {
                 disk.write_all_at(bytes, offset_of_block(*home, bytes))?;
             }
             disk.flush()?;
             journal.write_start(disk, 0, sequence.wrapping_add(1))?;
             disk.flush()?;
-            disk.write_all_at(&marked(new, false).encode_like(&old), SUPERBLOCK_OFFSET)?;
+            disk.write_all_at(&new.marked(false).encode_like(&old), SUPERBLOCK_OFFSET)?;
             Ok(disk.flush()?)
         };
         complete(disk).map_err(|error| match error {
@@ -148,23 +157,11 @@ impl<'a> Commit<'a> {
             if let Some(place) = bytes.get_mut(inside..).and_then(|rest| rest.get_mut(..1024)) {
                 // But for its checksum and what that is kept the same by.
                 let wanted = RawSuperblock::decode(place)?;
-                let like = Self::as_stored(wanted, &found);
-                place.copy_from_slice(&like);
+                place.copy_from_slice(&wanted.as_stored(&found));
             }
             verify_bytes(disk, &bytes, start)?;
         }
         Ok(())
-    }
-
-    /// Returns the superblock `wanted` with the spare bytes and the checksum that are stored.
-    fn as_stored(wanted: RawSuperblock, stored: &RawSuperblock) -> [u8; 1024] {
-        let mut like = marked(wanted, false);
-        if like.has_ro_compat(super::feature::METADATA_CSUM)
-            && let (Some(place), Some(spare)) = (like.s_last_mounted.get_mut(SPARE..), stored.s_last_mounted.get(SPARE..))
-        {
-            place.copy_from_slice(spare);
-        }
-        like.encode()
     }
 
     /// Has the superblock in the transaction say that the journal is to be replayed, and returns it.
@@ -183,7 +180,7 @@ impl<'a> Commit<'a> {
         let place = bytes.and_then(|bytes| bytes.get_mut(inside..)).and_then(|rest| rest.get_mut(..1024));
         let place = place.ok_or_else(|| corrupt("superblock", "it lies in the first block"))?;
         let new = RawSuperblock::decode(place)?;
-        place.copy_from_slice(&marked(new, true).encode_like(old));
+        place.copy_from_slice(&new.marked(true).encode_like(old));
         Ok(new)
     }
 }
@@ -220,76 +217,8 @@ fn not_read_back(offset: u64) -> Error {
     Error::Storage(BlockError::new(ErrorKind::Io, message))
 }
 
-/// Returns a superblock that says whether the journal is to be replayed.
-fn marked(mut raw: RawSuperblock, recover: bool) -> RawSuperblock {
-    let features = raw.s_feature_incompat.get();
-    raw.s_feature_incompat.set(if recover { features | RECOVER } else { features & !RECOVER });
-    raw
-}
-
-impl RawSuperblock {
-    /// Returns the bytes to store, with the checksum of `old` where that can be.
-    ///
-    /// The checksum lies in the second half of the superblock, nearly all that changes in the first: when it stays the same, a power
-    /// cut between the two sectors leaves either superblock whole. Four bytes behind the end of the name of the last mount point,
-    /// which is rewritten by every mount, are chosen so.
-    fn encode_like(self, old: &Self) -> [u8; 1024] {
-        let mut new = self;
-        let is_spare = |raw: &Self| raw.s_last_mounted.get(..SPARE).is_some_and(|name| name.ends_with(&[0]));
-        let stored = old.s_checksum.get();
-        let mut copy = new;
-        let plain = copy.encode();
-        if !new.has_ro_compat(super::feature::METADATA_CSUM) || !is_spare(&new) {
-            return plain;
-        }
-        let with = |mut raw: Self, value: u32| {
-            if let Some(place) = raw.s_last_mounted.get_mut(SPARE..) {
-                place.copy_from_slice(&value.to_le_bytes());
-            }
-            raw.encode();
-            (raw, raw.s_checksum.get())
-        };
-        let (_, base) = with(new, 0);
-        let effects = (0..32_u32).map(|bit| (with(new, 1 << bit).1 ^ base, 1 << bit)).collect();
-        match solve(effects, base ^ stored) {
-            Some(value) => {
-                (new, _) = with(new, value);
-                new.encode()
-            }
-            None => plain,
-        }
-    }
-}
-
-/// Returns the bits whose effects, joined by exclusive or, are `wanted`.
-fn solve(effects: Vec<(u32, u32)>, wanted: u32) -> Option<u32> {
-    // Rows with different highest bits, the highest first.
-    let mut rows: Vec<(u32, u32)> = Vec::new();
-    let reduce = |rows: &[(u32, u32)], start: (u32, u32)| {
-        rows.iter().fold(
-            start,
-            |(value, bits), (row, mask)| {
-                if value ^ row < value { (value ^ row, bits ^ mask) } else { (value, bits) }
-            },
-        )
-    };
-    for effect in effects {
-        let left = reduce(&rows, effect);
-        if left.0 != 0 {
-            rows.push(left);
-            rows.sort_unstable_by(|a, b| b.cmp(a));
-        }
-    }
-    let (left, bits) = reduce(&rows, (wanted, 0));
-    (left == 0).then_some(bits)
-}
-
 /// Bytes that are read back at a time.
 const PIECE: u64 = 1 << 20;
-
-/// Where in the name of the last mount point four bytes are spare.
-const SPARE: usize = 60;
-const _: () = assert!(offset_of!(RawSuperblock, s_last_mounted) + 64 <= 512);
 
 /// Sorts changes by what the old state has in their place.
 struct Sorter<'a, 'd, D> {

@@ -87,8 +87,22 @@ impl Group {
         }
     }
 
-    /// Decodes the descriptor of group `number` from its bytes, and checks its checksum and places.
+    /// Decodes the descriptor of group `number` from its bytes, and checks its checksum, places and counts.
     pub(super) fn decode(bytes: &[u8], number: u32, layout: &Layout) -> Result<Self, Error> {
+        let group = Self::decode_places(bytes, number, layout)?;
+        let bad = |rule: &str| corrupt(format!("group descriptor {number}"), rule);
+        if group.free_inodes > layout.inodes_per_group || group.itable_unused > layout.inodes_per_group {
+            return Err(bad("it has no more free inodes than inodes"));
+        }
+        if group.free_blocks > layout.group_blocks(number) {
+            return Err(bad("it has no more free blocks than blocks"));
+        }
+        Ok(group)
+    }
+
+    /// Decodes the descriptor of group `number` as [`Group::decode`] does, but for its counts: before the journal is replayed, they
+    /// can be those of a file system that has grown.
+    pub(super) fn decode_places(bytes: &[u8], number: u32, layout: &Layout) -> Result<Self, Error> {
         let bad = |rule: &str| corrupt(format!("group descriptor {number}"), rule);
         let mut whole = [0; 64];
         let known = bytes.len().min(64);
@@ -121,12 +135,6 @@ impl Group {
         }
         if table_end.is_none_or(|end| end > layout.blocks_count) {
             return Err(bad("the inode table ends inside the file system"));
-        }
-        if group.free_inodes > layout.inodes_per_group || group.itable_unused > layout.inodes_per_group {
-            return Err(bad("it has no more free inodes than inodes"));
-        }
-        if group.free_blocks > layout.group_blocks(number) {
-            return Err(bad("it has no more free blocks than blocks"));
         }
         Ok(group)
     }

@@ -49,6 +49,9 @@ pub(super) struct Args {
     /// Overwrite what is there
     #[arg(long)]
     force: bool,
+    /// Keep what is overwritten in this new file, for `vmimg disk undo`
+    #[arg(long, value_name = "FILE", conflicts_with = "size")]
+    undo_log: Option<PathBuf>,
     /// The label: at most 16 bytes, 15 for swap, 11 for vfat
     #[arg(short = 'L', long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     label: String,
@@ -142,7 +145,7 @@ fn make_on_existing(args: &Args, context: &Context, uuid: Uuid) -> Result<Made, 
     let volume = VolumeArgs { format: args.format, partition: args.partition, via: Via::Native, trust: args.trust, image };
     let number = args.partition.unwrap_or_default();
     let task = Task { number: Some(number), anew: true, ..Task::default() };
-    let changed = change(context, &ChangeArgs::new(volume), task, |part| {
+    let changed = change(context, &ChangeArgs::new(volume, args.undo_log.clone()), task, |part| {
         let known = if number == 0 && Table::read(part)?.is_some() { Some("a partition table") } else { known_content(part)? };
         if let Some(known) = known.filter(|_| !args.force) {
             let place = if number == 0 { "the disk".to_owned() } else { format!("partition {number}") };

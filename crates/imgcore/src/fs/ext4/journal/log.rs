@@ -140,7 +140,7 @@ impl Journal {
 fn first_group<D: BlockRead + ?Sized>(disk: &D, layout: &Layout) -> Result<Group, Error> {
     let mut bytes = vec![0; usize::from(layout.desc_size)];
     disk.read_exact_at(&mut bytes, layout.descriptor_offset(0))?;
-    Group::decode(&bytes, 0, layout)
+    Group::decode_places(&bytes, 0, layout)
 }
 
 /// The most blocks of a journal that mke2fs makes.

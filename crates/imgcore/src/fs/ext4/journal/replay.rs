@@ -49,11 +49,15 @@ pub(in crate::fs::ext4) fn write_log<D: BlockWrite>(disk: &mut D, raw: &RawSuper
     check_copies(&journal, disk, &found)?;
     let size = journal.block_size;
     let mut block = vec![0; journal.format.block_size];
-    for (home, copy) in &found.copies {
-        read_copy(&journal, disk, copy, &mut block)?;
-        disk.write_all_at(&block, home.saturating_mul(size))?;
+    // The superblock comes last: before they replay, others look at all descriptors that it counts.
+    let first_block = u64::from(raw.s_first_data_block.get());
+    for is_first in [false, true] {
+        for (home, copy) in found.copies.iter().filter(|(home, _)| (**home == first_block) == is_first) {
+            read_copy(&journal, disk, copy, &mut block)?;
+            disk.write_all_at(&block, home.saturating_mul(size))?;
+        }
+        disk.flush()?;
     }
-    disk.flush()?;
     // What was not complete has this number: it is not to be taken for part of what comes.
     journal.write_start(disk, 0, next.wrapping_add(1))?;
     Ok(disk.flush()?)

@@ -2,8 +2,9 @@
 //! After any of them there is a sound primary partition table, and behind it the old files or the new ones;
 //! and where there is no journal, an undo log has the old disk.
 
+use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use imgcore::block::{BlockRead, Change, Hole, MemoryDisk, Resize, Slice, Staged, UndoLog};
 use imgcore::fs::EditPlan;
@@ -31,7 +32,7 @@ fn disk(folder: &Path, label: &str, shape: &str) -> Vec<u8> {
 /// What `vmimg disk` does: changes in memory, then in place.
 fn change<D: Resize>(disk: &mut D) {
     let mut staged = Staged::new(&*disk);
-    let size = 30 << 20;
+    let size = 24 << 20;
     staged.resize(size).unwrap();
     let grown = partition::grow(&mut staged, 1).unwrap();
     let plan = EditPlan { edits: edits() };
@@ -46,17 +47,19 @@ fn change<D: Resize>(disk: &mut D) {
     plan.verify(disk).unwrap();
 }
 
-/// The partition of a disk whose primary table is sound, also to sfdisk.
-fn partition_of(folder: &Path, disk: Vec<u8>) -> Vec<u8> {
-    let file = folder.join("table.raw");
-    std::fs::write(&file, &disk).unwrap();
-    let said = Tool::new("sfdisk").arg("--dump").arg(&file).output();
-    let complaint = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert!(said.status.success() && !complaint.contains("corrupt"), "{complaint}");
+/// The partition of a disk whose primary table is sound, also to sfdisk, which looks at each of those `seen` once.
+fn partition_of(folder: &Path, seen: &Mutex<HashSet<Vec<u8>>>, disk: Vec<u8>) -> Vec<u8> {
+    if seen.lock().unwrap().insert([&disk[..20 << 10], &disk[disk.len() - (20 << 10)..]].concat()) {
+        let file = folder.join("table.raw");
+        std::fs::write(&file, &disk).unwrap();
+        let said = Tool::new("sfdisk").arg("--dump").arg(&file).output();
+        let complaint = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.status.success() && !complaint.contains("corrupt"), "{complaint}");
+    }
     let table = Table::read(&MemoryDisk::new(disk.clone())).unwrap().unwrap();
     assert!(!table.notes.iter().any(|note| note.contains("damaged")), "{:?}", table.notes);
     let range = table.partition(1).unwrap().range;
-    assert!(range.len() == 16 << 20 || range.len() > 28 << 20, "{range:?}");
+    assert!(range.len() == 16 << 20 || range.len() > 22 << 20, "{range:?}");
     disk[range.start() as usize..range.end() as usize].to_vec()
 }
 
@@ -73,7 +76,8 @@ fn a_disk_that_grows_in_place_has_a_table_and_the_old_files_or_the_new_ones() {
         let mut recorded = Recorded { disk: MemoryDisk::new(before.clone()), steps: Arc::clone(&steps) };
         change(&mut recorded);
         let place = folder.path().to_owned();
-        let disk_of = move |disk| partition_of(&place, disk);
+        let seen = Mutex::default();
+        let disk_of = move |disk| partition_of(&place, &seen, disk);
         let after = disk_of(recorded.disk.into_bytes());
         let judge = Judge { folder, old: files_of(&disk_of(before.clone())), new: files_of(&after) };
         let steps = steps.lock().unwrap();
@@ -94,11 +98,12 @@ fn so_it_has_in_a_qcow2_image_that_becomes_larger() {
     change(&mut image);
     image.close().unwrap();
     let place = folder.path().to_owned();
+    let seen = Mutex::default();
     let disk_of = move |bytes: Vec<u8>| {
         let image = Image::open(MemoryDisk::new(bytes)).unwrap();
         let mut disk = vec![0; image.size() as usize];
         image.read_exact_at(&mut disk, 0).unwrap();
-        partition_of(&place, disk)
+        partition_of(&place, &seen, disk)
     };
     let steps = steps.lock().unwrap();
     let after = disk_of(after_cut(&before, &steps, steps.len(), None));

@@ -107,15 +107,44 @@ must vmimg nbd disconnect nbd0
 rm b.qcow2
 nothing_left
 
-# XFS with a second one of the same UUID mounted.
+# XFS as a machine leaves it that loses its power, while one of the same UUID is mounted here.
 rm a.qcow2
 guest a.qcow2 xfs
-cp a.qcow2 b.qcow2
 must vmimg nbd connect a.qcow2
 must mount -t xfs /dev/nbd0p2 /mnt
+echo 'in the log' >/mnt/etc/new
+sync
+cp a.qcow2 b.qcow2
+must vmimg disk cat --via nbd b.qcow2 /etc/new
+said '^in the log$'
 must vmimg disk put --via nbd b.qcow2 motd /etc/motd
 must umount /mnt
 must vmimg nbd disconnect nbd0
-must vmimg disk cat --via nbd b.qcow2 /etc/motd
+must vmimg disk cat --via nbd b.qcow2 /etc/motd /etc/new
+must vmimg nbd connect --read-only b.qcow2
+must xfs_repair -n /dev/nbd0p2
+must vmimg nbd disconnect nbd0
+nothing_left
+
+# While it works, whoever looks at every new device is asked to leave this one alone.
+mkfifo input
+vmimg nbd connect --foreground --attend b.qcow2 <input >log 2>&1 &
+exec 3>input
+until_true grep -q nbd0p2 log
+grep -q "FLOCK .* WRITE .*:$(stat -c %i /dev/nbd0) 0 EOF" /proc/locks || fail "the device is not locked: $(cat /proc/locks)"
+exec 3>&-
+wait $! || fail "it ended with $?"
+rm input
+nothing_left
+
+# An image behind another server is read, and not changed.
+vmimg nbd serve --socket s.sock b.qcow2 >serving 2>&1 &
+until_true [ -S s.sock ]
+must vmimg disk ls --via nbd 'nbd+unix:///?socket=s.sock' /etc
+said '^motd$'
+not 5 vmimg disk put --via nbd 'nbd+unix:///?socket=s.sock' motd /etc/other
+said 'is an NBD export'
+kill -TERM $!
+wait $!
 nothing_left
 echo ALL GOOD

@@ -43,7 +43,7 @@ impl Server {
         if trust.untrusted {
             tool = tool.arg("--untrusted");
         }
-        let mut child = tool.arg("--").arg(context.absolute(name)).converse(Stdio::piped())?;
+        let mut child = tool.arg("--").arg(name).folder(&context.absolute(Path::new(""))).converse(Stdio::piped())?;
         let (input, mut output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let said = thread::spawn(move || {
             let mut said = Vec::new();

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! watch N     /dev/nbdN is connected from now on, or soon     done
+//! lock        keep udev from the device until the end         done
 //! scan        read the partition table                        done | none
 //! flush       make durable what was written                   done | used, when it is mounted
 //! ```
@@ -13,8 +14,10 @@
 //! if that has not happened, and its partitions go.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, BufRead};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -39,6 +42,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let identity = identity.ok_or_else(|| CommandError::new(ErrorKind::Usage, "this is no identity of a server"))?;
     let kernel = Kernel::open()?;
     let mut device = None;
+    let lock = Mutex::new(None);
     thread::scope(|scope| {
         for line in io::stdin().lock().lines() {
             // A server that is killed may have written half a line, and is at its end.
@@ -49,12 +53,14 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
                 continue;
             }
             // Whoever waits for the device does not see the end of the server, which may be what it waits for.
-            let work = move || say(context, answer(&line, device));
+            let lock = &lock;
+            let work = move || say(context, answer(&line, device, lock));
             if thread::Builder::new().name("nbd keep".to_owned()).spawn_scoped(scope, work).is_err() {
                 break;
             }
         }
         context.interrupt().answer();
+        drop(lock.lock().unwrap_or_else(PoisonError::into_inner).take());
         free(&identity, device, &kernel)
     })
 }
@@ -98,9 +104,14 @@ pub(super) fn forget_partitions(device: Device, identifier: Option<&[u8]>) {
     }
 }
 
-fn answer(line: &str, device: Option<Device>) -> Result<&'static str, Error> {
+fn answer(line: &str, device: Option<Device>, lock: &Mutex<Option<File>>) -> Result<&'static str, Error> {
     let device = device.ok_or_else(|| Error::Unfit("no device was named".to_owned()))?;
     match line {
+        "lock" => {
+            let locked = device.lock()?;
+            *lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(locked);
+            Ok("done")
+        }
         "scan" => Ok(if device.scan()? { "done" } else { "none" }),
         "flush" => {
             let used = matches!(device.claim(), Err(Error::InUse(_)));

@@ -54,6 +54,11 @@ impl Keeper {
         self.ask(&format!("watch {}", device.index()), context).map(drop)
     }
 
+    /// Keeps programs that look at every new device from this one.
+    pub(super) fn lock(&mut self, context: &Context) -> Result<(), CommandError> {
+        self.ask("lock", context).map(drop)
+    }
+
     /// Makes the kernel read the partition table; returns whether there can be partitions.
     pub(super) fn scan(&mut self, context: &Context) -> Result<bool, CommandError> {
         Ok(self.ask("scan", context)? != "none")

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags};
 
 use super::{Error, scan};
 
@@ -132,6 +132,23 @@ impl Device {
     /// [`Error::InUse`] when somebody has, and as [`Device::scan`].
     pub fn claim(self) -> Result<File, Error> {
         self.open(OFlags::EXCL)
+    }
+
+    /// Keeps programs that look at every new device, as udev does, from this one while the lock is held: they neither mount it nor
+    /// activate what is on it. Waits for those that look at it just now.
+    ///
+    /// # Spec
+    ///
+    /// systemd, "Locking Block Device Access": "take a BSD file lock on the device node", with `LOCK_EX`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::scan`].
+    pub fn lock(self) -> Result<File, Error> {
+        let node = self.open(OFlags::empty())?;
+        let locked = rustix::fs::flock(&node, FlockOperation::LockExclusive);
+        locked.map_err(|error| Error::system(format!("lock `{}`", self.path().display()))(error.into()))?;
+        Ok(node)
     }
 
     /// Makes durable what was written to the device and its partitions, other than through file systems that are mounted.

@@ -103,6 +103,7 @@ impl Side<'_> {
         let attached = self.attach(&socket, wanted, &mut keeper)?;
         // The kernel has it now, and is alone in having it.
         drop(socket);
+        self.lock(&mut keeper)?;
         let has_partitions = keeper.scan(self.context)?;
         if !has_partitions {
             warn(self.context, "the nbd driver makes no partitions: it was loaded with max_part=0");
@@ -113,7 +114,10 @@ impl Side<'_> {
                 Event::Ended => return Ok(()),
                 Event::Signal => break,
                 // It was killed: the device is not without one for long.
-                Event::Keeper => keeper = Keeper::start(self.context, self.identity, Some(attached.device))?,
+                Event::Keeper => {
+                    keeper = Keeper::start(self.context, self.identity, Some(attached.device))?;
+                    self.lock(&mut keeper)?;
+                }
             }
             self.reports.try_iter().for_each(|line| warn(self.context, line));
         }
@@ -121,6 +125,11 @@ impl Side<'_> {
             warn(self.context, format!("`{}` is in use; what was not written is lost", attached.device.path().display()));
         }
         Ok(())
+    }
+
+    /// Leaves whoever started this alone with the device.
+    fn lock(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
+        if self.args.attend { keeper.lock(self.context) } else { Ok(()) }
     }
 
     /// Connects `wanted`, or the first device that is free.

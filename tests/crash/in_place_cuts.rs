@@ -129,14 +129,11 @@ fn change_logged<D: Resize>(disk: &mut D) -> Vec<u8> {
     log.into_inner().into_bytes()
 }
 
+/// Puts back what a log holds into the bytes of a disk, and returns the writes of it.
+type Undo = dyn Fn(Vec<u8>, &UndoLog<MemoryDisk>) -> (Vec<u8>, Vec<Step>);
+
 /// After any cut, of the change or of an undo that came after it, the log makes the old disk of what is there.
-fn undo_everywhere(
-    before: &[u8],
-    steps: &[Step],
-    log: &[u8],
-    old: &[u8],
-    undo: &dyn Fn(Vec<u8>, &UndoLog<MemoryDisk>) -> (Vec<u8>, Vec<Step>),
-) {
+fn undo_everywhere(before: &[u8], steps: &[Step], log: &[u8], old: &[u8], undo: &Undo) {
     let log = UndoLog::open(MemoryDisk::new(log.to_vec())).unwrap();
     for cut in (0..=steps.len()).step_by(3).chain([steps.len()]) {
         for luck in [None, Some(cut as u64), Some(cut as u64 + 1000)] {

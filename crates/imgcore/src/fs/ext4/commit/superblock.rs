@@ -104,8 +104,8 @@ const TEXT: usize = 60;
 const SUM: usize = offset_of!(RawSuperblock, s_checksum);
 const _: () = {
     assert!(offset_of!(RawSuperblock, s_last_mounted) + 64 <= SECTOR);
-    assert!(offset_of!(RawSuperblock, s_mount_opts) >= SECTOR);
-    assert!(offset_of!(RawSuperblock, s_mount_opts) + 64 == offset_of!(RawSuperblock, s_usr_quota_inum));
+    assert!(offset_of!(RawSuperblock, s_mount_opts) == 0x200);
+    assert!(offset_of!(RawSuperblock, s_usr_quota_inum) == 0x240);
 };
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The records of a PAX header: names with values.
 //!
-//! Spec: POSIX.1-2024 pax, "Extended Header": "%d %s=%s\n", <length>, <keyword>, <value>
+//! Spec: POSIX.1-2024 pax, "Extended Header": `"%d %s=%s\n", <length>, <keyword>, <value>`
 
 use std::collections::BTreeMap;
 

@@ -114,6 +114,8 @@ impl Group {
             return Err(bad("its checksum matches its bytes"));
         }
         let wide = |low: U16, high: U16| u32::from(high.get()) << 16 | u32::from(low.get());
+        // What the feature left behind that nobody heeds any more.
+        let has_flags = layout.checksums != Checksums::None;
         let group = Self {
             block_bitmap: join(raw.bg_block_bitmap_lo.get(), raw.bg_block_bitmap_hi.get()),
             inode_bitmap: join(raw.bg_inode_bitmap_lo.get(), raw.bg_inode_bitmap_hi.get()),
@@ -121,8 +123,8 @@ impl Group {
             free_blocks: wide(raw.bg_free_blocks_count_lo, raw.bg_free_blocks_count_hi),
             free_inodes: wide(raw.bg_free_inodes_count_lo, raw.bg_free_inodes_count_hi),
             used_dirs: wide(raw.bg_used_dirs_count_lo, raw.bg_used_dirs_count_hi),
-            itable_unused: wide(raw.bg_itable_unused_lo, raw.bg_itable_unused_hi),
-            flags: if layout.checksums == Checksums::None { 0 } else { raw.bg_flags.get() },
+            itable_unused: if has_flags { wide(raw.bg_itable_unused_lo, raw.bg_itable_unused_hi) } else { 0 },
+            flags: if has_flags { raw.bg_flags.get() } else { 0 },
             block_bitmap_csum: wide(raw.bg_block_bitmap_csum_lo, raw.bg_block_bitmap_csum_hi),
             inode_bitmap_csum: wide(raw.bg_inode_bitmap_csum_lo, raw.bg_inode_bitmap_csum_hi),
             stored: bytes.to_vec(),
@@ -166,9 +168,7 @@ impl Group {
         set(self.itable_unused, &mut raw.bg_itable_unused_lo, &mut raw.bg_itable_unused_hi);
         set(self.block_bitmap_csum, &mut raw.bg_block_bitmap_csum_lo, &mut raw.bg_block_bitmap_csum_hi);
         set(self.inode_bitmap_csum, &mut raw.bg_inode_bitmap_csum_lo, &mut raw.bg_inode_bitmap_csum_hi);
-        if layout.checksums != Checksums::None {
-            raw.bg_flags.set(self.flags);
-        }
+        raw.bg_flags.set(self.flags);
         let mut bytes = self.stored.clone();
         if let (Some(to), Some(from)) = (bytes.get_mut(..known), raw.as_bytes().get(..known)) {
             to.copy_from_slice(from);

@@ -347,6 +347,8 @@ fn encode_time(time: Timestamp, wide: bool) -> Option<(u32, u32)> {
     Some((low, epoch | time.nanos.min(999_999_999) << 2))
 }
 
+/// Where the number of links is, in bytes.
+pub(super) const LINKS_COUNT: usize = offset_of!(RawInode, i_links_count);
 const BASE: usize = 128;
 /// What a new inode's extra size is.
 const EXTRA_BYTES: u16 = 32;
@@ -356,6 +358,8 @@ const MTIME_EXTRA_END: usize = 12;
 const ATIME_EXTRA_END: usize = 16;
 const CRTIME_EXTRA_END: usize = 24;
 
+/// The list of blocks that the disk cannot hold.
+pub(super) const BAD_BLOCKS_INODE: u32 = 1;
 /// The root folder.
 pub(super) const ROOT_INODE: u32 = 2;
 

@@ -62,6 +62,7 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
         Some(view) => list_large(disk, &volume, view, &found)?,
         None => BTreeMap::new(),
     };
+    check_indexes(&volume, &found)?;
     for (expected, inode, extents) in found {
         // Of several names of one file, the last edit counts.
         let stale = inode.as_ref().is_some_and(|inode| latest.get(&inode.number) > Some(&expected.order));
@@ -90,6 +91,19 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
 
 /// What the plan leaves at a path, what is there, and where its contents are.
 type Found<'a> = (&'a Expected, Option<Inode>, Vec<FileExtent>);
+
+/// Checks the indexes of the folders that the other reader looks names up in, whose sizes it takes as they are.
+fn check_indexes<D: BlockRead>(volume: &Volume<D>, found: &[Found<'_>]) -> Result<(), Error> {
+    let mut seen = BTreeSet::new();
+    for (expected, ..) in found {
+        for folder in resolve(volume, &expected.path, false)?.folders {
+            if seen.insert(folder.number) {
+                volume.check_index(&folder)?;
+            }
+        }
+    }
+    Ok(())
+}
 
 /// Has the other reader list the folders in which the plan concerns many names: finding each by its path would read the folder's
 /// blocks as often.

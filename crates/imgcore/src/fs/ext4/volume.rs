@@ -164,6 +164,27 @@ impl<D: BlockRead> Volume<D> {
         Ok(bytes)
     }
 
+    /// Checks that the tables of a folder's index end inside their blocks.
+    pub(super) fn check_index(&self, folder: &Inode) -> Result<(), Error> {
+        // Without checksums a leaf may look as a node does.
+        if !folder.has_flag(INDEX_FLAG) || is_inline(folder) || !self.layout().has_metadata_csum() {
+            return Ok(());
+        }
+        for (index, number) in self.folder_blocks(folder)? {
+            let block = self.store.block(number)?;
+            let half = |at: usize| {
+                block.get(at..).and_then(|rest| rest.first_chunk::<2>()).map_or(0, |half| u16::from_le_bytes(*half))
+            };
+            let is_node = u32::from(half(4)) == self.layout().block_size;
+            let at = if index == 0 { 0x20 } else { 8 };
+            let end = usize::from(half(at + 2)).saturating_mul(8).saturating_add(at);
+            if (index == 0 || is_node) && end > block.len() {
+                return Err(corrupt(format!("index of folder {}", folder.number), "a node has no more entries than fit"));
+            }
+        }
+        Ok(())
+    }
+
     /// Returns the inode that `name` means in a folder.
     pub(super) fn lookup(&self, folder: &Inode, name: &[u8]) -> Result<Option<u32>, Error> {
         Ok(self.find(folder, name)?.map(|(inode, _)| inode))

@@ -40,7 +40,7 @@ impl<D: BlockWrite> Editor<D> {
         let block_size = u64::from(self.volume.layout().block_size);
         let old = inode.size();
         let whole = old.checked_div(block_size).unwrap_or_default();
-        let tree = self.volume.tree(inode)?;
+        let tree = self.owned_tree(inode)?;
         let start_at = whole.saturating_mul(block_size);
         let mut start = vec![0; usize::try_from(old.saturating_sub(start_at)).unwrap_or(usize::MAX)];
         self.volume.read_at(&tree.extents, &mut start, start_at)?;

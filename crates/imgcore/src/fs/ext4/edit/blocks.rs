@@ -14,7 +14,7 @@ pub(super) type Run = (u64, u32);
 
 impl<D: BlockRead> Editor<D> {
     /// Returns the bitmap of a group's blocks; one that was never written is made from the layout.
-    fn block_map(&mut self, number: u32) -> Result<&mut Bitmap, Error> {
+    pub(super) fn block_map(&mut self, number: u32) -> Result<&mut Bitmap, Error> {
         if !self.block_maps.contains_key(&number) {
             let map = load_block_map(&self.volume, number)?;
             self.block_maps.insert(number, map);
@@ -148,7 +148,8 @@ impl<D: BlockRead> Editor<D> {
         Ok(())
     }
 
-    fn is_system(&self, start: u64, len: u32) -> bool {
+    /// Returns whether a bitmap, a table, or a copy of the superblock or the descriptors has one of these blocks.
+    pub(super) fn is_system(&self, start: u64, len: u32) -> bool {
         let end = start.saturating_add(u64::from(len));
         let at = self.system.partition_point(|(_, until)| *until <= start);
         self.system.get(at).is_some_and(|(from, _)| *from < end)

@@ -23,6 +23,7 @@ impl<D: BlockWrite> Editor<D> {
     pub(super) fn insert_name(&mut self, number: u32, name: &Name) -> Result<(), Error> {
         let mut folder = self.volume.inode(number)?;
         self.check_changeable(&folder)?;
+        self.check_folder(&folder)?;
         self.move_names_out(&mut folder)?;
         if folder.has_flag(INDEX_FLAG) {
             self.insert_indexed(&mut folder, name)?;
@@ -94,7 +95,7 @@ impl<D: BlockWrite> Editor<D> {
         let index = folder.size().div_ceil(block_size);
         let logical = u32::try_from(index).ok().filter(|index| *index < MAX_BLOCKS);
         let logical = logical.ok_or_else(|| self.unrepresentable("the folder is too large"))?;
-        let tree = self.volume.tree(folder)?;
+        let tree = self.owned_tree(folder)?;
         let near = tree.extents.last().and_then(|extent| self.volume.layout().group_of_block(extent.physical));
         let block = self.allocate_one(near.map_or(group, |(near, _)| near))?;
         let mut all = tree.extents;
@@ -108,6 +109,7 @@ impl<D: BlockWrite> Editor<D> {
     pub(super) fn remove_name(&mut self, number: u32, name: &[u8]) -> Result<(), Error> {
         let mut folder = self.volume.inode(number)?;
         self.check_changeable(&folder)?;
+        self.check_folder(&folder)?;
         self.move_names_out(&mut folder)?;
         let missing = || corrupt(format!("folder {number}"), "a name that was found stays there");
         let (_, block) = self.volume.find(&folder, name)?.ok_or_else(missing)?;

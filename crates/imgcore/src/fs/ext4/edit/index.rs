@@ -186,7 +186,7 @@ impl<D: BlockWrite> Editor<D> {
 
     /// Gives a folder exactly `total` blocks and returns them in order.
     fn resize_folder(&mut self, folder: &mut Inode, total: usize) -> Result<Vec<u64>, Error> {
-        let tree = self.volume.tree(folder)?;
+        let tree = self.owned_tree(folder)?;
         let total = u64::try_from(total).unwrap_or(u64::MAX);
         let mut kept = Vec::new();
         let mut have = 0_u64;

@@ -6,7 +6,7 @@ use crate::fs::ext4::checksum::crc32c;
 use crate::fs::ext4::error::{corrupt, refused};
 use crate::fs::ext4::group::{Group, INODE_UNINIT};
 use crate::fs::ext4::inode::{
-    APPEND_FLAG, CASEFOLD_FLAG, EA_INODE_FLAG, ENCRYPT_FLAG, IMMUTABLE_FLAG, Inode, ROOT_INODE, VERITY_FLAG,
+    APPEND_FLAG, CASEFOLD_FLAG, EA_INODE_FLAG, ENCRYPT_FLAG, IMMUTABLE_FLAG, Inode, LINKS_COUNT, ROOT_INODE, VERITY_FLAG,
 };
 use crate::fs::ext4::layout::Checksums;
 use crate::fs::ext4::volume::Volume;
@@ -31,6 +31,7 @@ impl<D: BlockRead> Editor<D> {
         let first = if number == 0 { layout.first_inode.saturating_sub(1) } else { 0 };
         let free = self.inode_map(number)?.first_free(first, layout.inodes_per_group);
         let index = free.ok_or_else(|| corrupt(format!("inode bitmap of group {number}"), "a free inode can be used"))?;
+        self.check_free(number, index)?;
         self.inode_map(number)?.set(index..index.saturating_add(1), true);
         self.materialize(number)?;
         let bad = || corrupt("superblock", "its free inodes are those of the groups");
@@ -50,6 +51,23 @@ impl<D: BlockRead> Editor<D> {
         let generation = crc32c(crc32c(layout.seed, &inode.to_le_bytes()), &self.now.secs.to_le_bytes());
         self.volume.folders.forget(inode);
         Ok(Inode::new(inode, &layout, generation))
+    }
+
+    /// Checks that an inode whose bit is clear is not one that lost its bit.
+    fn check_free(&self, number: u32, index: u32) -> Result<(), Error> {
+        let (layout, group) = (self.volume.layout(), self.volume.group(number)?);
+        let used = layout.inodes_per_group.saturating_sub(group.itable_unused);
+        if group.has(INODE_UNINIT) || index >= used {
+            // What was never used may hold anything.
+            return Ok(());
+        }
+        let inode = number.saturating_mul(layout.inodes_per_group).saturating_add(index).saturating_add(1);
+        let (block, at) = self.volume.inode_place(inode)?;
+        let block = self.volume.store.block(block)?;
+        match block.get(at.saturating_add(LINKS_COUNT)..).and_then(|rest| rest.first_chunk::<2>()) {
+            Some([0, 0]) => Ok(()),
+            _ => Err(corrupt(format!("inode {inode}"), "what has a link is in use")),
+        }
     }
 
     fn group_for_file(&self, group: u32) -> Result<Option<u32>, Error> {
@@ -126,9 +144,14 @@ impl<D: BlockRead> Editor<D> {
     }
 
     /// Checks that an inode, found by name, may be changed.
-    pub(super) fn check_changeable(&self, inode: &Inode) -> Result<(), Error> {
+    pub(super) fn check_changeable(&mut self, inode: &Inode) -> Result<(), Error> {
         if inode.number < self.volume.layout().first_inode && inode.number != ROOT_INODE {
             return Err(corrupt(format!("inode {}", inode.number), "a reserved inode has no name"));
+        }
+        let unused = || corrupt(format!("inode {}", inode.number), "what has a name is in use");
+        let (group, index) = self.volume.layout().group_of_inode(inode.number).ok_or_else(unused)?;
+        if !self.inode_map(group)?.get(index) {
+            return Err(unused());
         }
         match LEFT_ALONE.iter().find(|(flag, _)| inode.has_flag(*flag)) {
             None => Ok(()),

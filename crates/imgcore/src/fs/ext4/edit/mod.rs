@@ -15,6 +15,7 @@ mod inodes;
 mod links;
 mod nodes;
 mod orphans;
+mod owned;
 mod remove;
 mod rename;
 mod special;
@@ -54,6 +55,8 @@ pub struct Editor<D> {
     touched: BTreeSet<u32>,
     /// Blocks of the layout, start to end, which no file may have.
     system: Vec<(u64, u64)>,
+    /// Inodes whose blocks are known to be in use, and not by the layout.
+    owned: BTreeSet<u32>,
     changed: bool,
 }
 
@@ -89,8 +92,10 @@ impl<D: BlockWrite> Editor<D> {
             longest_runs: BTreeMap::new(),
             touched: BTreeSet::new(),
             system,
+            owned: BTreeSet::new(),
             changed: false,
         };
+        editor.check_bad_blocks()?;
         editor.settle_orphans()?;
         Ok(editor)
     }

@@ -61,7 +61,7 @@ impl<D: BlockWrite> Editor<D> {
         let block_size = u64::from(self.volume.layout().block_size);
         let size = inode.size();
         let end = size.div_ceil(block_size);
-        let tree = self.volume.tree(inode)?;
+        let tree = self.owned_tree(inode)?;
         let mut kept = Vec::new();
         let mut gone = Vec::new();
         for extent in &tree.extents {

@@ -75,6 +75,7 @@ impl<D: BlockWrite> Editor<D> {
             }
             return self.save(&folder);
         }
+        self.check_folder(&folder)?;
         let missing = || corrupt(format!("folder {number}"), "its first block begins with itself and the folder above");
         let blocks = self.volume.folder_blocks(&folder)?;
         let (_, block) = blocks.first().filter(|(index, _)| *index == 0).ok_or_else(missing)?;

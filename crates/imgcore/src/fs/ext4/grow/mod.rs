@@ -9,10 +9,12 @@
 //! the descriptors where its number asks for one. More descriptors take the first of the blocks that were reserved for them; where
 //! too few are, the feature `meta_bg` puts all further ones into the groups that they describe, as the kernel does.
 
+mod damage;
 mod groups;
 mod plan;
 mod reserved;
 
+use self::damage::check_maps;
 use self::groups::{LastGroup, NewGroup};
 use self::plan::Plan;
 pub(super) use self::plan::set_meta_bg;
@@ -81,6 +83,7 @@ pub fn grow_to<D: BlockWrite>(mut disk: D, size: u64) -> Result<Growth, Error> {
         editor.finish()?;
         return grow_to(disk, size);
     }
+    check_maps(&volume)?;
     let reserved = ReservedBlocks::read(&volume, &layout)?;
     let last = LastGroup::read(&volume, &layout)?;
     let added = (old.groups..layout.groups).map(|number| NewGroup::make(number, &layout));

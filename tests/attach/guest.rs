@@ -30,6 +30,11 @@ impl Guest {
         Self { folder }
     }
 
+    /// Where a file of the test lies, for the guest in `/test`.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join("tree/test").join(name)
+    }
+
     /// Runs a script of the guest's shell and returns what it said; it must end well. `VMIMG_ATTACH_ROUNDS` is its `$ROUNDS`.
     pub(crate) fn run(self, common: &str, script: &str) -> String {
         let rounds = rounds();

@@ -1,5 +1,6 @@
 //! Images behind /dev/nbdX, in a guest whose kernel has nbd: this machine's need not, and its devices are not ours to use.
 
+mod grown;
 mod guest;
 
 use guest::Guest;

@@ -7,6 +7,7 @@ use imgcore::storage::{Access, FileDisk};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use tempfile::TempDir;
+use vmimg_tests::random_ext4::RandomFileSystem;
 use vmimg_tests::tool::Tool;
 
 /// A file system of `size` bytes with a few files in it, made by mke2fs with these options.
@@ -54,36 +55,13 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// The features, sizes and options of one random file system.
-fn random_options(random: &mut ChaCha8Rng) -> Vec<String> {
-    let mut pick = |choices: &[&str]| choices[random.next_u32() as usize % choices.len()].to_owned();
-    let block = pick(&["-b 1024", "-b 4096", "-b 4096", "-b 2048"]);
-    let checksums = pick(&["metadata_csum", "metadata_csum", "metadata_csum,metadata_csum_seed", "^metadata_csum,uninit_bg"]);
-    let checksums = pick(&[&checksums, &checksums, &checksums, "^metadata_csum,^uninit_bg"]);
-    let others = [
-        pick(&["64bit", "^64bit"]),
-        pick(&["flex_bg", "flex_bg", "^flex_bg"]),
-        pick(&["sparse_super", "sparse_super", "^sparse_super,^resize_inode"]),
-    ];
-    let others = others.join(",");
-    let inodes = pick(&["-I 256", "-I 256", "-I 128", "-I 512"]);
-    let ratio = pick(&["-i 16384", "-i 8192", "-i 65536", "-i 4096"]);
-    let reserved = pick(&["-m 5", "-m 0", "-m 1"]);
-    let flex = if others.contains("^flex") { String::new() } else { pick(&["", "-G 4", "-G 64", "-G 1"]) };
-    let group = if block == "-b 1024" { pick(&["", "-g 4096", "-g 2048"]) } else { pick(&["", "-g 8192", "-g 4096"]) };
-    options(&format!("{block} -O {checksums},{others} {inodes} {ratio} {reserved} {flex} {group}"))
-}
-
 #[test]
 fn random_file_systems_grow_as_resize2fs_grows_them() {
     let folder = tempfile::tempdir().unwrap();
     let mut grown = 0;
     let count = setting("VMIMG_EXT4_GROWS").unwrap_or(8);
     for seed in 0..count {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let options = random_options(&mut random);
-        let size = (24 << 20) + u64::from(random.next_u32() % (64 << 20));
-        let larger = size + u64::from(random.next_u32() % (320 << 20)) / [1, 1, 1, 100][random.next_u32() as usize % 4];
+        let RandomFileSystem { options, size, larger } = RandomFileSystem::new(seed);
         let about = format!("seed {seed}: {options:?}, {size} -> {larger}");
         let path = file_system(&folder, &options, size);
         let other = folder.path().join("other.raw");

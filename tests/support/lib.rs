@@ -13,5 +13,6 @@ pub mod libvirt;
 pub mod machine;
 pub mod mount;
 pub mod plan;
+pub mod random_ext4;
 pub mod sandbox;
 pub mod tool;

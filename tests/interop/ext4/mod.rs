@@ -1,6 +1,7 @@
 //! ext4: mke2fs writes what we read, e2fsck and debugfs judge what we write.
 
 mod bytes;
+mod damage;
 mod edit;
 mod folders;
 mod inline;

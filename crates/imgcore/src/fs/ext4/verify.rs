@@ -36,7 +36,7 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
     check_sums(&volume)?;
     let expected = expectations(plan, |path, follow| canonical(&volume, path, follow))?;
     // The other reader refuses inodes of 128 bytes.
-    let view = if volume.layout().inode_size > 128 { View::open(disk)? } else { None };
+    let view = if volume.layout().inode_size > 128 { View::open(disk, volume.layout())? } else { None };
     let mut groups = BTreeSet::new();
     let mut runs = BTreeMap::new();
     let mut latest: BTreeMap<u32, usize> = BTreeMap::new();

@@ -6,6 +6,7 @@ use ext4_view::{Ext4Error, Ext4Read, FileType};
 use super::edit::read_piece;
 use super::error::corrupt;
 use super::extent::FileExtent;
+use super::layout::Layout;
 use super::verify::differs;
 use crate::block::BlockRead;
 use crate::fs::{Attributes, Content, Error, Expected, FileKind, GuestPath, Wanted};
@@ -108,8 +109,13 @@ impl Ext4Read for Reader {
 
 impl View {
     /// Opens the file system of `disk`, or returns `None` when it has a feature that the other reader does not know.
-    pub(super) fn open(disk: &dyn BlockRead) -> Result<Option<Self>, Error> {
+    pub(super) fn open(disk: &dyn BlockRead, layout: &Layout) -> Result<Option<Self>, Error> {
         let pages = Arc::new(Pages::default());
+        // It reads all descriptors, and would begin again at each page that is missing.
+        for first in (0..layout.groups).step_by(usize::try_from(layout.descriptors_per_block()).unwrap_or(usize::MAX)) {
+            let from = layout.descriptor_offset(first);
+            pages.fetch(disk, from, from.saturating_add(u64::from(layout.block_size)))?;
+        }
         let loaded = pages.retry(disk, || ext4_view::Ext4::load(Box::new(Reader(Arc::clone(&pages)))))?;
         match loaded {
             Ok(ext4) => Ok(Some(Self { ext4, pages })),

@@ -35,6 +35,19 @@ fn node(name: &str, node: Node) -> Edit {
 }
 
 #[test]
+fn a_file_that_was_changed_by_another_name_gets_one_more() {
+    let image = Image::make("inline", None);
+    let plan =
+        vec![write("/a", ""), link("/b", "/a"), write("/a", "later"), link("/c", "/b"), link("/d", "/c"), write("/c", "last")];
+    image.apply(plan).unwrap();
+    image.assert_clean();
+    let files = Ext4::open(image.disk()).unwrap();
+    for name in ["/a", "/b", "/c", "/d"] {
+        assert_eq!(files.read(&path(name), 99).unwrap(), b"last", "{name}");
+    }
+}
+
+#[test]
 fn names_are_changed_and_added_in_every_shape() {
     for (shape, ..) in SHAPES {
         let image = Image::make(shape, None);

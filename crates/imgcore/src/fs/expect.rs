@@ -87,7 +87,11 @@ pub fn expectations(
             continue;
         }
         if let Some(from) = source {
-            let wanted = all.get(&from).map_or(Wanted::new(None), |expected| expected.wanted.clone());
+            // By another of its names, the file may have been changed since.
+            let (order, wanted) = match all.get(&from) {
+                Some(expected) => (expected.order, expected.wanted.clone()),
+                None => (order, Wanted::new(None)),
+            };
             all.insert(path.clone(), Expected { path, order, wanted });
             continue;
         }

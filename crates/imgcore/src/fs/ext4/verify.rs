@@ -96,7 +96,9 @@ type Found<'a> = (&'a Expected, Option<Inode>, Vec<FileExtent>);
 fn check_indexes<D: BlockRead>(volume: &Volume<D>, found: &[Found<'_>]) -> Result<(), Error> {
     let mut seen = BTreeSet::new();
     for (expected, ..) in found {
-        for folder in resolve(volume, &expected.path, false)?.folders {
+        // A file may be in the way.
+        let folders = resolve(volume, &expected.path, false).map(|place| place.folders);
+        for folder in folders.unwrap_or_default() {
             if seen.insert(folder.number) {
                 volume.check_index(&folder)?;
             }

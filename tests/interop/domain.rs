@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use vmimg::context::Context;
-use vmimg::domain::{Accelerator, Bus, Disk, DiskFormat, Domain, Firmware, Forward, Link, MachineType, Nic, Source};
+use vmimg::domain::{
+    Accelerator, Bus, Disk, DiskFormat, Domain, Export, Firmware, Forward, Link, MachineType, Nic, Server, Source,
+};
 use vmimg::error::ErrorKind;
 use vmimg::hypervisor::{DomainState, Hypervisor as _, Qemu};
 use vmimg_tests::tool::Tool;
@@ -13,7 +15,7 @@ use vmimg_tests::tool::Tool;
 #[test]
 fn libvirt_takes_every_kind_of_domain_and_keeps_what_it_says() {
     let folder = tempfile::tempdir().unwrap();
-    for domain in kinds(folder.path()) {
+    for domain in kinds(folder.path()).into_iter().chain([exported()]) {
         let xml = folder.path().join("domain.xml");
         fs::write(&xml, domain.to_xml().unwrap()).unwrap();
         Tool::new("virt-xml-validate").arg(&xml).arg("domain").run();
@@ -136,6 +138,19 @@ fn kinds(folder: &Path) -> Vec<Domain> {
     networks.nics.push(nic(3, Link::Bridge { bridge: "br0".to_owned() }));
     networks.nics.push(nic(4, Link::Network { network: "default".to_owned() }));
     vec![small("small"), seeded, sata, old, efi, networks]
+}
+
+/// A domain whose disks are exports.
+fn exported() -> Domain {
+    let mut domain = Domain::new("exported");
+    for (export, server) in [
+        ("", Server::Unix("/run/s & t.sock".into())),
+        ("a \"b\"", Server::Tcp { host: "storage.example".to_owned(), port: 10809 }),
+    ] {
+        let source = Source::Export(Export { export: export.to_owned(), server });
+        domain.disks.push(Disk { source, format: DiskFormat::Raw, bus: Bus::Virtio, read_only: false });
+    }
+    domain
 }
 
 fn disk(path: &Path, format: DiskFormat, bus: Bus) -> Disk {

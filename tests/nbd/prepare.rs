@@ -24,7 +24,7 @@ fn empty(sandbox: &Sandbox, format: &str, size: &str) {
 }
 
 fn vmimg(sandbox: &Sandbox, line: &str) -> Outcome {
-    let program = sandbox.program().env("VMIMG_ROOT", sandbox.path("machines"));
+    let program = sandbox.program().env("VMIMG_ROOT", sandbox.path("machines")).env("XDG_RUNTIME_DIR", sandbox.path("home"));
     sandbox.outcome(program.args(line.split_whitespace()).output())
 }
 
@@ -65,6 +65,10 @@ fn an_export_becomes_the_grown_and_seeded_disk_of_a_machine() {
         assert_done(&vmimg(&sandbox, "verify"));
         assert!(vmimg(&sandbox, "show web1").stdout.contains("nbd+unix:///?socket="));
         assert_eq!(sandbox.done(&format!("disk cat {} /root/.ssh/authorized_keys", peer.uri)), key);
+        if line.contains("-e 8") {
+            assert_done(&vmimg(&sandbox, "boot web1 --direct --accel qemu"));
+            assert_done(&vmimg(&sandbox, "stop web1 --force"));
+        }
         // What is there is not lost by accident.
         assert_done(&vmimg(&sandbox, "remove web1"));
         let again = prepare(&sandbox, &peer.uri, "");

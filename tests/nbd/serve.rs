@@ -265,3 +265,34 @@ fn a_socket_that_is_served_is_not_taken_and_one_that_is_left_over_is() {
     assert_eq!(sandbox.run("nbd serve -k t.sock none.qcow2").status, 3);
     assert!(!sandbox.path("t.sock").exists());
 }
+
+#[test]
+fn the_images_of_a_chain_are_told_apart_and_what_is_trimmed_takes_no_room() {
+    let sandbox = disks();
+    let image = |name: &str, below: Option<&str>, at: &str| {
+        let backing = below.map(|below| format!("-b {below} -F qcow2")).unwrap_or_default();
+        assert_eq!(sandbox.qemu_img(&format!("create -q -f qcow2 {backing} {name} 8M")).status, 0);
+        sandbox.tool("qemu-io").args(["-c", &format!("write -P 5 {at} 1M"), name]).run();
+    };
+    image("base.qcow2", None, "0");
+    image("middle.qcow2", Some("base.qcow2"), "1M");
+    image("top.qcow2", Some("middle.qcow2"), "2M");
+    let served = Served::start(&sandbox, "-k s.sock --name chain --name raw top.qcow2 disk.raw", 2);
+    let depth = sandbox.tool("nbdinfo").args(["--map=qemu:allocation-depth", &served.uris[0]]).run();
+    let depth: Vec<Vec<&str>> = depth.lines().map(|line| line.split_whitespace().take(3).collect()).collect();
+    let mib = |count: u64| (count << 20).to_string();
+    let all = [(0, 1, "3"), (1, 1, "2"), (2, 1, "1"), (3, 5, "0")].map(|(at, len, depth)| (mib(at), mib(len), depth));
+    assert!(depth.iter().zip(&all).all(|(found, (at, len, depth))| *found == [at.as_str(), len, depth]), "{depth:?}");
+    assert_eq!(depth.len(), all.len());
+    let blocks = || std::os::unix::fs::MetadataExt::blocks(&fs::metadata(sandbox.path("disk.raw")).unwrap());
+    let before = blocks();
+    sandbox.tool("qemu-io").args(["-f", "raw", "-d", "unmap", "-c", "discard 1M 2M", &served.uris[1]]).run();
+    assert!(blocks() + 4000 <= before, "{} of {before}", blocks());
+    let map = sandbox.tool("nbdinfo").args(["--map", &served.uris[1]]).run();
+    assert!(map.lines().nth(1).is_some_and(|line| line.contains("1048576") && line.contains("hole,zero")), "{map}");
+    let info = sandbox.tool("nbdinfo").args(["--list", "--json", &served.uris[0]]).run();
+    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+    let names: Vec<_> = info["exports"].as_array().unwrap().iter().map(|export| export["export-name"].as_str()).collect();
+    assert_eq!(names, [Some("chain"), Some("raw")]);
+    assert_eq!(served.stop().0, Some(0));
+}

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use imgcore::block::{BlockRead, Change, Hole, MemoryDisk, Resize, Slice, Staged, UndoLog};
+use imgcore::block::{BlockRead, MemoryDisk, Resize, Slice, Staged, UndoLog};
 use imgcore::fs::EditPlan;
 use imgcore::fs::ext4::{self, Editor, Timestamp};
 use imgcore::partition::{self, Table};
@@ -120,10 +120,7 @@ fn change_logged<D: Resize>(disk: &mut D) -> Vec<u8> {
     let changes = staged.into_changes();
     let log = UndoLog::record(&*disk, "a disk", &changes.changes(), MemoryDisk::new(Vec::new())).unwrap();
     for change in changes.changes() {
-        match change {
-            Change::Data(offset, bytes) => disk.write_all_at(bytes, offset).unwrap(),
-            Change::Zeroes(range) => disk.write_zeroes_at(range, Hole::Allow).unwrap(),
-        }
+        change.write_to(disk).unwrap();
     }
     disk.flush().unwrap();
     log.into_inner().into_bytes()

@@ -49,6 +49,7 @@ fn merged(before: &[u8], staged: &Staged<&MemoryDisk>) -> Vec<u8> {
         match change {
             Change::Data(_, new) => bytes[range].copy_from_slice(new),
             Change::Zeroes(_) => bytes[range].fill(0),
+            Change::Source(_, source, from) => source.read_exact_at(&mut bytes[range], from).unwrap(),
         }
     }
     bytes

@@ -133,13 +133,6 @@ fn windows<D: BlockRead>(disk: &D, grown: Option<(u32, Growth)>) -> Result<Vec<(
 fn differ<D: BlockRead>(disk: &D, changes: &[Change<'_>]) -> Result<bool, CommandError> {
     for change in changes {
         match change {
-            Change::Data(offset, bytes) => {
-                let mut found = vec![0; bytes.len()];
-                disk.read_exact_at(&mut found, *offset)?;
-                if found != *bytes {
-                    return Ok(true);
-                }
-            }
             Change::Zeroes(range) => {
                 for extent in extents(disk, *range) {
                     if extent?.kind == ExtentKind::Data {
@@ -147,6 +140,8 @@ fn differ<D: BlockRead>(disk: &D, changes: &[Change<'_>]) -> Result<bool, Comman
                     }
                 }
             }
+            change if !change.is_on(disk)? => return Ok(true),
+            _ => {}
         }
     }
     Ok(false)

@@ -94,6 +94,7 @@ impl Image {
             match change {
                 imgcore::block::Change::Data(_, new) => bytes[range].copy_from_slice(new),
                 imgcore::block::Change::Zeroes(_) => bytes[range].fill(0),
+                imgcore::block::Change::Source(_, source, from) => source.read_exact_at(&mut bytes[range], from).unwrap(),
             }
         }
         std::fs::write(&self.path, bytes).unwrap();

@@ -75,16 +75,11 @@ fn same_base(disk: &Disk, machine: &Machine) -> Result<(), CommandError> {
 
 /// Compares every changed byte.
 fn changes(disk: &Disk, staged: &StagedDisk) -> Result<(), CommandError> {
-    let mut buf = Vec::new();
     for change in staged.disk.changes() {
         let range = change.range();
-        let Change::Data(_, bytes) = change else {
+        if let Change::Zeroes(_) = change {
             zeroed(disk, range)?;
-            continue;
-        };
-        buf.resize(bytes.len(), 0);
-        disk.read_exact_at(&mut buf, range.start())?;
-        if buf != bytes {
+        } else if !change.is_on(disk)? {
             return Err(differs(format!("bytes {range} of the disk are not what was staged")));
         }
     }

@@ -54,5 +54,24 @@ where
     Ok(())
 }
 
+/// Copies the bytes of `source` from `from` on to `range` of `target`.
+pub(super) fn copy_range<S, T>(source: &S, from: u64, target: &mut T, range: ByteRange) -> Result<(), Error>
+where
+    S: BlockRead + ?Sized,
+    T: BlockWrite + ?Sized,
+{
+    let len = usize::try_from(range.len()).unwrap_or(usize::MAX).min(BUFFER);
+    let mut buf = vec![0; len];
+    let mut offset = range.start();
+    while offset < range.end() {
+        let len = usize::try_from(range.end().saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
+        let Some(part) = buf.get_mut(..len) else { break };
+        source.read_exact_at(part, from.saturating_add(offset.saturating_sub(range.start())))?;
+        target.write_all_at(part, offset)?;
+        offset = offset.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
+    }
+    Ok(())
+}
+
 /// Bytes moved at a time: large enough that system calls cost nothing, small enough for a second-level cache.
 const BUFFER: usize = 1 << 20;

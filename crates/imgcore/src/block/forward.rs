@@ -29,6 +29,9 @@ macro_rules! forward_write {
             fn write_zeroes_at(&mut self, range: ByteRange, hole: Hole) -> Result<(), Error> {
                 (**self).write_zeroes_at(range, hole)
             }
+            fn write_from_at(&mut self, source: &Arc<dyn BlockRead>, from: u64, range: ByteRange) -> Result<(), Error> {
+                (**self).write_from_at(source, from, range)
+            }
             fn flush(&mut self) -> Result<(), Error> {
                 (**self).flush()
             }

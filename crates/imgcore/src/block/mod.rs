@@ -3,6 +3,7 @@
 //! [`BlockRead`] and [`BlockWrite`] are synchronous, positional and exact. Reads take `&self` and writes take `&mut self`, so
 //! that "one writer or many readers" is checked by the compiler. All offsets and lengths are bytes.
 
+mod change;
 mod copy;
 mod cursor;
 mod error;
@@ -13,9 +14,14 @@ mod ordered;
 mod range;
 mod slice;
 mod staged;
+#[cfg(test)]
+mod tests_staged;
 mod undo;
 mod zeros;
 
+use copy::copy_range;
+
+pub use change::Change;
 pub use copy::copy;
 pub use cursor::Cursor;
 pub use error::{Error, ErrorKind};
@@ -24,11 +30,12 @@ pub use memory::MemoryDisk;
 pub use ordered::{in_order, map_in_order};
 pub use range::ByteRange;
 pub use slice::Slice;
-pub use staged::{Change, Changes, Staged};
+pub use staged::{Changes, Staged};
 pub use undo::UndoLog;
 pub use zeros::is_zero;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 /// A block device that can be read.
 pub trait BlockRead: Debug + Send + Sync {
@@ -75,6 +82,17 @@ pub trait BlockWrite: BlockRead {
     ///
     /// As [`BlockWrite::write_all_at`].
     fn write_zeroes_at(&mut self, range: ByteRange, hole: Hole) -> Result<(), Error>;
+
+    /// Makes `range` read as the bytes of `source` from `from` on.
+    ///
+    /// A device in memory only remembers where they are, so `source` stays as it is for as long as this device is used.
+    ///
+    /// # Errors
+    ///
+    /// As [`BlockWrite::write_all_at`], and the failure of `source`.
+    fn write_from_at(&mut self, source: &Arc<dyn BlockRead>, from: u64, range: ByteRange) -> Result<(), Error> {
+        copy_range(source, from, self, range)
+    }
 
     /// Makes every completed write durable.
     ///

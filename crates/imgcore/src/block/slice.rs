@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::{BlockRead, BlockWrite, ByteRange, Error, Extent, Hole};
 
 /// A window on a part of another device, as a partition is on its disk.
@@ -63,6 +65,11 @@ impl<D: BlockWrite> BlockWrite for Slice<D> {
     fn write_zeroes_at(&mut self, range: ByteRange, hole: Hole) -> Result<(), Error> {
         let below = self.below(range.start(), range.len())?;
         self.disk.write_zeroes_at(below, hole)
+    }
+
+    fn write_from_at(&mut self, source: &Arc<dyn BlockRead>, from: u64, range: ByteRange) -> Result<(), Error> {
+        let below = self.below(range.start(), range.len())?;
+        self.disk.write_from_at(source, from, below)
     }
 
     fn flush(&mut self) -> Result<(), Error> {

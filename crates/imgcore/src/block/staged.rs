@@ -1,17 +1,21 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::{BlockRead, BlockWrite, ByteRange, Error, Extent, ExtentKind, Hole, Resize, extents};
+use super::change::part;
+use super::copy::copy_range;
+use super::{BlockRead, BlockWrite, ByteRange, Change, Error, Extent, ExtentKind, Hole, Resize, extents};
 
 /// A copy-on-write layer in memory: reads see the changes, the device below is never written.
 ///
 /// This is what keeps a failed edit from leaving a trace: a file system is changed only here, the result is verified here, and
-/// then one commit writes [`Staged::changes`] to where they belong. Memory grows with the bytes that change, not with the size
-/// of the device. A size beyond that of the device below reads as zeros.
+/// then one commit writes [`Staged::changes`] to where they belong. Memory grows with the bytes that change, but for those
+/// that stay where they are until then, and not with the size of the device. A size beyond that of the device below reads as zeros.
 ///
 /// ```text
 ///            |<------------------ size ------------------->|
 /// units      [ ]   [ ][ ]                [ ]                    changed, 4 KiB each
-/// zeroed              |======================|                  reads as zeros unless a unit lies over it
+/// zeroed              |============|                            reads as zeros unless a unit lies over it
+/// sources                           |---------|                 reads as a part of another device unless a unit lies over it
 /// base       |-----------------------------|                    everything else; behind its end, zeros
 /// ```
 #[derive(Debug)]
@@ -22,55 +26,28 @@ pub struct Staged<D> {
     units: BTreeMap<u64, Box<[u8]>>,
     /// Zeroed runs, start to end, whole units, disjoint.
     zeroed: BTreeMap<u64, u64>,
+    /// Runs of bytes that are elsewhere, by their start: whole units, disjoint, nowhere zeroed.
+    sources: BTreeMap<u64, Source>,
 }
 
-/// A run of bytes that differs from the device below a [`Staged`].
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Change<'a> {
-    /// New bytes and their offset.
-    Data(u64, &'a [u8]),
-    /// A run that reads as zeros now.
-    Zeroes(ByteRange),
+/// A run of bytes of another device.
+#[derive(Clone, Debug)]
+struct Source {
+    /// Where the run ends in the staged device.
+    end: u64,
+    disk: Arc<dyn BlockRead>,
+    /// Where the run begins in `disk`.
+    from: u64,
 }
 
 /// What a [`Staged`] has changed, without the device below: for when that device is to be written.
 pub type Changes = Staged<()>;
 
-impl<'a> Change<'a> {
-    /// Returns the part of it that lies in `range`, or `None` when none does.
-    #[must_use]
-    pub fn within(&self, range: ByteRange) -> Option<Change<'a>> {
-        let common = self.range().intersection(range).filter(|common| !common.is_empty())?;
-        Some(match self {
-            Self::Zeroes(_) => Change::Zeroes(common),
-            Self::Data(offset, bytes) => Change::Data(common.start(), part(bytes, *offset, common)?),
-        })
-    }
-
-    /// Returns it as seen from `start`, which does not lie behind it.
-    #[must_use]
-    pub fn seen_from(&self, start: u64) -> Option<Change<'a>> {
-        Some(match self {
-            Self::Data(offset, bytes) => Change::Data(offset.checked_sub(start)?, bytes),
-            Self::Zeroes(range) => Change::Zeroes(ByteRange::at(range.start().checked_sub(start)?, range.len())?),
-        })
-    }
-
-    /// Returns the bytes that it covers.
-    #[must_use]
-    pub fn range(&self) -> ByteRange {
-        match self {
-            Self::Data(offset, bytes) => ByteRange::at(*offset, len(bytes)).unwrap_or_default(),
-            Self::Zeroes(range) => *range,
-        }
-    }
-}
-
 impl<D> Staged<D> {
     /// Drops the device below and returns what differs from it.
     #[must_use]
     pub fn into_changes(self) -> Changes {
-        Staged { base: (), size: self.size, units: self.units, zeroed: self.zeroed }
+        Staged { base: (), size: self.size, units: self.units, zeroed: self.zeroed, sources: self.sources }
     }
 
     /// Returns what differs from the device below, by ascending offset and without overlaps.
@@ -86,6 +63,16 @@ impl<D> Staged<D> {
                 from = unit.saturating_add(UNIT);
             }
             changes.extend(self.zero_change(from, end));
+        }
+        for (&start, source) in &self.sources {
+            let mut from = start;
+            let all = ByteRange::new(start, source.end).unwrap_or_default();
+            let whole = Change::Source(all, &source.disk, source.from);
+            for (&unit, _) in self.units.range(start..source.end) {
+                changes.extend(ByteRange::new(from, unit).and_then(|free| whole.within(free)));
+                from = unit.saturating_add(UNIT);
+            }
+            changes.extend(ByteRange::new(from, source.end).and_then(|free| whole.within(free)));
         }
         for (&offset, bytes) in &self.units {
             let keep = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
@@ -106,7 +93,7 @@ impl<D: BlockRead> Staged<D> {
     /// Returns `base` with no changes yet.
     #[must_use]
     pub fn new(base: D) -> Self {
-        Self { size: base.size(), base, units: BTreeMap::new(), zeroed: BTreeMap::new() }
+        Self { size: base.size(), base, units: BTreeMap::new(), zeroed: BTreeMap::new(), sources: BTreeMap::new() }
     }
 
     /// Returns the device below.
@@ -125,6 +112,35 @@ impl<D: BlockRead> Staged<D> {
     fn zeroed_at(&self, offset: u64) -> Option<ByteRange> {
         let (&start, &end) = self.zeroed.range(..=offset).next_back()?;
         ByteRange::new(start, end).filter(|range| range.contains(offset))
+    }
+
+    /// Returns the run of bytes that are elsewhere around `offset`.
+    fn source_at(&self, offset: u64) -> Option<(ByteRange, &Source)> {
+        let (&start, source) = self.sources.range(..=offset).next_back()?;
+        ByteRange::new(start, source.end).filter(|range| range.contains(offset)).map(|range| (range, source))
+    }
+
+    /// Fills `buf` with what is at `offset` but for changed units.
+    fn read_under_units(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
+        let range = self.inside(offset, len(buf))?;
+        if let Some((whole, source)) = self.source_at(offset)
+            && range.end() <= whole.end()
+        {
+            return source.read(whole, buf, offset);
+        }
+        self.read_base(buf, offset)?;
+        for (&start, &end) in self.zeroed.range(..range.end()).rev().take_while(|(_, end)| **end > offset) {
+            if let Some(zeroed) = ByteRange::new(start, end).and_then(|run| run.intersection(range)) {
+                window(buf, offset, zeroed).fill(0);
+            }
+        }
+        for (&start, source) in self.sources.range(..range.end()).rev().take_while(|(_, source)| source.end > offset) {
+            let whole = ByteRange::new(start, source.end).unwrap_or_default();
+            if let Some(part) = whole.intersection(range) {
+                source.read(whole, window(buf, offset, part), part.start())?;
+            }
+        }
+        Ok(())
     }
 
     /// Fills `buf` from the device below; what lies behind its end is zeros.
@@ -151,7 +167,10 @@ impl<D: BlockRead> Staged<D> {
                 let mut bytes = vec![0; UNIT_BYTES].into_boxed_slice();
                 let whole = offset == unit && end == unit.saturating_add(UNIT);
                 if !whole && self.zeroed_at(unit).is_none() {
-                    self.read_base(&mut bytes, unit)?;
+                    match self.source_at(unit) {
+                        Some((run, source)) => source.read(run, &mut bytes, unit)?,
+                        None => self.read_base(&mut bytes, unit)?,
+                    }
                 }
                 self.units.insert(unit, bytes);
             }
@@ -167,10 +186,8 @@ impl<D: BlockRead> Staged<D> {
 
     /// Records the whole units of `range` as zeroed, where they are not known to read as zeros already.
     fn zero_units(&mut self, range: ByteRange) -> Result<(), Error> {
-        let staged: Vec<u64> = self.units.range(range.start()..range.end()).map(|(&unit, _)| unit).collect();
-        for unit in staged {
-            self.units.remove(&unit);
-        }
+        self.drop_units(range);
+        self.cut_sources(range);
         let Some(below) = range.intersection(ByteRange::new(0, self.base.size()).unwrap_or_default()) else {
             return Ok(());
         };
@@ -185,6 +202,50 @@ impl<D: BlockRead> Staged<D> {
             self.insert_zeroed(align_down(run.start()), align_up(run.end()));
         }
         Ok(())
+    }
+
+    /// Forgets the changed units in `range`.
+    fn drop_units(&mut self, range: ByteRange) {
+        let staged: Vec<u64> = self.units.range(range.start()..range.end()).map(|(&unit, _)| unit).collect();
+        for unit in staged {
+            self.units.remove(&unit);
+        }
+    }
+
+    /// Takes what lies in `range` out of the runs that are elsewhere.
+    fn cut_sources(&mut self, range: ByteRange) {
+        while let Some((start, source)) = self.last_source_before(range.end()).filter(|(_, source)| source.end > range.start())
+        {
+            self.sources.remove(&start);
+            if range.end() < source.end {
+                let from = source.from.saturating_add(range.end().saturating_sub(start));
+                self.sources.insert(range.end(), Source { from, ..source.clone() });
+            }
+            if start < range.start() {
+                self.sources.insert(start, Source { end: range.start(), ..source });
+            }
+        }
+    }
+
+    fn last_source_before(&self, end: u64) -> Option<(u64, Source)> {
+        self.sources.range(..end).next_back().map(|(start, source)| (*start, source.clone()))
+    }
+
+    /// Takes what lies in `range` out of the zeroed runs.
+    fn cut_zeroed(&mut self, range: ByteRange) {
+        let overlapping = |zeroed: &BTreeMap<u64, u64>| {
+            let (&start, &end) = zeroed.range(..range.end()).next_back().filter(|(_, end)| **end > range.start())?;
+            Some((start, end))
+        };
+        while let Some((start, end)) = overlapping(&self.zeroed) {
+            self.zeroed.remove(&start);
+            if range.end() < end {
+                self.zeroed.insert(range.end(), end);
+            }
+            if start < range.start() {
+                self.zeroed.insert(start, range.start());
+            }
+        }
     }
 
     fn insert_zeroed(&mut self, mut start: u64, mut end: u64) {
@@ -211,12 +272,7 @@ impl<D: BlockRead> BlockRead for Staged<D> {
             buf.copy_from_slice(part);
             return Ok(());
         }
-        self.read_base(buf, offset)?;
-        for (&start, &end) in self.zeroed.range(..range.end()).rev().take_while(|(_, end)| **end > offset) {
-            if let Some(zeroed) = ByteRange::new(start, end).and_then(|run| run.intersection(range)) {
-                window(buf, offset, zeroed).fill(0);
-            }
-        }
+        self.read_under_units(buf, offset)?;
         for (&unit, bytes) in self.units.range(unit..range.end()) {
             if let Some(changed) = ByteRange::at(unit, UNIT).and_then(|run| run.intersection(range)) {
                 window(buf, offset, changed).copy_from_slice(part(bytes, unit, changed).unwrap_or_default());
@@ -239,8 +295,12 @@ impl<D: BlockRead> BlockRead for Staged<D> {
         if let Some(zeroed) = self.zeroed_at(offset) {
             return to(zeroed.end().min(next_unit), ExtentKind::Hole);
         }
+        if let Some((run, _)) = self.source_at(offset) {
+            return to(run.end().min(next_unit), ExtentKind::Data);
+        }
         let next_zeroed = self.zeroed.range(offset..).next().map_or(self.size, |(&start, _)| start);
-        let next = next_unit.min(next_zeroed);
+        let next_source = self.sources.range(offset..).next().map_or(self.size, |(&start, _)| start);
+        let next = next_unit.min(next_zeroed).min(next_source);
         if offset >= self.base.size() {
             return to(next, ExtentKind::Hole);
         }
@@ -272,6 +332,26 @@ impl<D: BlockRead> BlockWrite for Staged<D> {
         self.change_units(tail, |bytes, _| bytes.fill(0))
     }
 
+    /// Remembers where the bytes are, when they are many.
+    fn write_from_at(&mut self, source: &Arc<dyn BlockRead>, from: u64, range: ByteRange) -> Result<(), Error> {
+        self.inside(range.start(), range.len())?;
+        let outside = || Error::out_of_bounds(from, range.len(), source.size());
+        ByteRange::at(from, range.len()).filter(|wanted| wanted.end() <= source.size()).ok_or_else(outside)?;
+        let whole = ByteRange::new(align_up(range.start()), align_down(range.end()));
+        let Some(whole) = whole.filter(|whole| whole.len() >= SMALLEST_SOURCE) else {
+            return copy_range(source, from, self, range);
+        };
+        let begin = from.saturating_add(whole.start().saturating_sub(range.start()));
+        let behind = begin.saturating_add(whole.len());
+        copy_range(source, from, self, ByteRange::new(range.start(), whole.start()).unwrap_or_default())?;
+        copy_range(source, behind, self, ByteRange::new(whole.end(), range.end()).unwrap_or_default())?;
+        self.drop_units(whole);
+        self.cut_zeroed(whole);
+        self.cut_sources(whole);
+        self.sources.insert(whole.start(), Source { end: whole.end(), disk: Arc::clone(source), from: begin });
+        Ok(())
+    }
+
     /// Does nothing: what is staged is in memory until its owner commits it.
     fn flush(&mut self) -> Result<(), Error> {
         Ok(())
@@ -285,6 +365,7 @@ impl<D: BlockRead> Resize for Staged<D> {
             let tail = ByteRange::new(size, align_up(size).min(old)).unwrap_or_default();
             self.change_units(tail, |bytes, _| bytes.fill(0))?;
             self.units.split_off(&align_up(size));
+            self.cut_sources(ByteRange::new(align_up(size), u64::MAX).unwrap_or_default());
             let end = align_up(old.max(self.base.size()));
             if align_up(size) < end {
                 self.insert_zeroed(align_up(size), end);
@@ -295,18 +376,18 @@ impl<D: BlockRead> Resize for Staged<D> {
     }
 }
 
+impl Source {
+    /// Fills `buf` with what is at `offset` of the staged device, inside the run `whole` that this is.
+    fn read(&self, whole: ByteRange, buf: &mut [u8], offset: u64) -> Result<(), Error> {
+        self.disk.read_exact_at(buf, self.from.saturating_add(offset.saturating_sub(whole.start())))
+    }
+}
+
 /// Returns the part of `buf`, whose first byte is at `offset`, that lies over `range`.
 fn window(buf: &mut [u8], offset: u64, range: ByteRange) -> &mut [u8] {
     let from = usize::try_from(range.start().saturating_sub(offset)).unwrap_or(usize::MAX);
     let to = usize::try_from(range.end().saturating_sub(offset)).unwrap_or(usize::MAX);
     buf.get_mut(from..to).unwrap_or_default()
-}
-
-/// Returns the bytes of `range` out of the unit at `offset`, or `None` when the unit does not hold them all.
-fn part(unit: &[u8], offset: u64, range: ByteRange) -> Option<&[u8]> {
-    let from = usize::try_from(range.start().checked_sub(offset)?).ok()?;
-    let to = usize::try_from(range.end().checked_sub(offset)?).ok()?;
-    unit.get(from..to)
 }
 
 fn len(buf: &[u8]) -> u64 {
@@ -325,92 +406,5 @@ fn align_up(offset: u64) -> u64 {
 const UNIT: u64 = 4096;
 const UNIT_BYTES: usize = 4096;
 const UNIT_MASK: u64 = 4095;
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
-
-    use super::{ByteRange, Change, Hole, Resize, Staged};
-    use crate::block::{BlockRead, BlockWrite, ExtentKind, MemoryDisk, extents};
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Write(u64, usize, u8),
-        Zero(u64, u64),
-        Resize(u64),
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            4 => (0_u64..40_000, 1_usize..9000, any::<u8>()).prop_map(|(at, len, byte)| Step::Write(at, len, byte)),
-            3 => (0_u64..40_000, 0_u64..20_000).prop_map(|(at, len)| Step::Zero(at, len)),
-            1 => prop_oneof![Just(40_000_u64), 1_u64..60_000].prop_map(Step::Resize),
-        ];
-        proptest::collection::vec(step, 1..24)
-    }
-
-    proptest! {
-        #[test]
-        fn reads_back_what_a_plain_vector_would_hold(steps in steps()) {
-            let pattern: Vec<u8> = (0..30_001_u32).map(|at| (at % 251) as u8 | 1).collect();
-            let mut model = pattern.clone();
-            let mut staged = Staged::new(MemoryDisk::new(pattern.clone()));
-            for step in steps {
-                let size = model.len() as u64;
-                match step {
-                    Step::Write(at, len, byte) => {
-                        let result = staged.write_all_at(&vec![byte; len], at);
-                        if at + len as u64 <= size {
-                            result.unwrap();
-                            model[at as usize..at as usize + len].fill(byte);
-                        } else {
-                            result.unwrap_err();
-                        }
-                    }
-                    Step::Zero(at, len) => {
-                        let result = staged.write_zeroes_at(ByteRange::at(at, len).unwrap(), Hole::Allow);
-                        if at + len <= size {
-                            result.unwrap();
-                            model[at as usize..(at + len) as usize].fill(0);
-                        } else {
-                            result.unwrap_err();
-                        }
-                    }
-                    Step::Resize(size) => {
-                        staged.resize(size).unwrap();
-                        model.resize(size as usize, 0);
-                    }
-                }
-                let mut all = vec![0xEE; model.len()];
-                staged.read_exact_at(&mut all, 0).unwrap();
-                assert_eq!(all, model);
-                let range = ByteRange::new(0, staged.size()).unwrap();
-                let mut end = 0;
-                for extent in extents(&staged, range) {
-                    let extent = extent.unwrap();
-                    assert_eq!(extent.range.start(), end);
-                    end = extent.range.end();
-                    if extent.kind != ExtentKind::Data {
-                        assert!(model[extent.range.start() as usize..end as usize].iter().all(|byte| *byte == 0));
-                    }
-                }
-                assert_eq!(end, staged.size());
-                // The changes over the base give the same bytes.
-                let mut rebuilt = pattern.clone();
-                rebuilt.resize(model.len(), 0);
-                let mut last = 0;
-                for change in staged.changes() {
-                    assert!(change.range().start() >= last && change.range().end() <= staged.size());
-                    last = change.range().end();
-                    let span = change.range().start() as usize..change.range().end() as usize;
-                    match change {
-                        Change::Data(_, bytes) => rebuilt[span].copy_from_slice(bytes),
-                        Change::Zeroes(_) => rebuilt[span].fill(0),
-                    }
-                }
-                assert_eq!(rebuilt, model);
-            }
-            assert_eq!(staged.into_base().into_bytes(), pattern);
-        }
-    }
-}
+/// Bytes of the smallest run that is left where it is.
+const SMALLEST_SOURCE: u64 = if cfg!(test) { UNIT } else { 1 << 20 };

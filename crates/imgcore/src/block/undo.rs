@@ -52,6 +52,16 @@ impl<L: Resize> UndoLog<L> {
                     }
                 }
                 Change::Zeroes(range) => writer.keep_before_zeroes(disk, *range)?,
+                Change::Source(range, source, from) => {
+                    let mut offset = range.start();
+                    while offset < range.end() {
+                        let piece = range.end().saturating_sub(offset).min(PIECE_BYTES);
+                        let mut new = vec![0; usize::try_from(piece).unwrap_or(PIECE)];
+                        source.read_exact_at(&mut new, from.saturating_add(offset.saturating_sub(range.start())))?;
+                        writer.keep(disk, offset, &new)?;
+                        offset = offset.saturating_add(piece);
+                    }
+                }
             }
         }
         let log = writer.finish()?;

@@ -14,7 +14,7 @@ mod logged;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use imgcore::block::{BlockRead, BlockWrite, Change, Changes, Hole, Resize, Slice, Staged};
+use imgcore::block::{BlockRead, Change, Changes, Resize, Slice, Staged};
 use imgcore::image::{Disk, OpenOptions, WritableDisk};
 use imgcore::partition::{self, Growth};
 use imgcore::storage::{Access, FileDisk};
@@ -238,10 +238,7 @@ fn copy<T>(context: &Context, args: &VolumeArgs, disk: Disk, staged: &Changing<T
 /// Writes the changes one after the other, durably.
 fn write(disk: &mut WritableDisk, changes: &[Change<'_>]) -> Result<(), CommandError> {
     for change in changes {
-        match change {
-            Change::Data(offset, bytes) => disk.write_all_at(bytes, *offset)?,
-            Change::Zeroes(range) => disk.write_zeroes_at(*range, Hole::Allow)?,
-        }
+        change.write_to(disk)?;
     }
     Ok(disk.close()?)
 }
@@ -258,12 +255,9 @@ fn forget(disk: &Disk, changes: &[Change<'_>]) {
 /// Reads every change back from the file.
 fn verify(context: &Context, path: &Path, options: &OpenOptions, changes: &[Change<'_>]) -> Result<(), CommandError> {
     let disk = open(context, path, options)?;
-    let mut buf = Vec::new();
     for change in changes {
-        let Change::Data(offset, bytes) = change else { continue };
-        buf.resize(bytes.len(), 0);
-        disk.read_exact_at(&mut buf, *offset)?;
-        if buf != *bytes {
+        if !change.is_on(&disk)? {
+            let offset = change.range().start();
             let message = format!("`{}` does not read back as it was written at offset {offset}", path.display());
             return Err(CommandError::new(ErrorKind::Storage, message));
         }

@@ -10,6 +10,7 @@ mod df;
 mod diff;
 mod get;
 mod grow;
+mod host_file;
 mod inject;
 mod inspect;
 mod ln;

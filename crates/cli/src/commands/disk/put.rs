@@ -4,16 +4,14 @@ use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use imgcore::block::{self, BlockRead, Extent};
-use imgcore::fs::{Attributes, Content, Edit, EditPlan, Error, GuestPath};
-use imgcore::storage::{Access, FileDisk};
+use imgcore::fs::{Attributes, Edit, EditPlan, Error, GuestPath};
 
 use super::carry_out::carry_out;
 use super::change::ChangeArgs;
 use super::chmod::octal;
 use super::chown::Owner;
+use super::host_file::contents;
 use super::tar;
 use super::volume::Volume;
 use super::walk::into_folder;
@@ -148,36 +146,6 @@ impl Copy<'_> {
     }
 }
 
-/// Returns the contents of a host file: those of a small one at once, so that many do not stay open.
-fn contents(source: PathBuf, found: &Metadata) -> Result<Content, CommandError> {
-    let is_dense = found.blocks().saturating_mul(512) >= found.size();
-    if found.size() <= SMALL && is_dense {
-        return Ok(Content::from(fs::read(&source).map_err(|error| cannot(&source, error))?));
-    }
-    Ok(Content::Disk(Arc::new(HostFile { size: found.size(), path: source })))
-}
-
-/// A file of the host that is opened whenever it is read.
-#[derive(Debug)]
-struct HostFile {
-    path: PathBuf,
-    size: u64,
-}
-
-impl BlockRead for HostFile {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), block::Error> {
-        FileDisk::open(&self.path, Access::Read)?.read_exact_at(buf, offset)
-    }
-
-    fn extent_at(&self, offset: u64) -> Result<Extent, block::Error> {
-        FileDisk::open(&self.path, Access::Read)?.extent_at(offset)
-    }
-}
-
 fn cannot(path: &Path, error: std::io::Error) -> CommandError {
     CommandError::io(format!("cannot read `{}`", path.display()), error)
 }
@@ -185,6 +153,3 @@ fn cannot(path: &Path, error: std::io::Error) -> CommandError {
 fn not_text(path: &Path) -> CommandError {
     CommandError::new(ErrorKind::Unsupported, format!("`{}` is not UTF-8, which a path of a guest must be", path.display()))
 }
-
-/// Bytes of a file that is read at once.
-const SMALL: u64 = 1 << 20;

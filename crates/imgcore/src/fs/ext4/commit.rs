@@ -28,7 +28,7 @@ use super::layout::Layout;
 use super::superblock::{RawSuperblock, SUPERBLOCK_OFFSET};
 use super::volume::Volume;
 use crate::block::{
-    BlockRead, BlockWrite, ByteRange, Change, Error as BlockError, ErrorKind, ExtentKind, Hole, Staged, extents, is_zero,
+    BlockRead, BlockWrite, ByteRange, Change, Error as BlockError, ErrorKind, ExtentKind, Staged, extents, is_zero,
 };
 use crate::fs::Error;
 
@@ -95,10 +95,7 @@ impl<'a> Commit<'a> {
         let new = self.superblock(&mut blocks, disk, &old)?;
         let mut journal = Journal::open(disk, &old)?;
         for change in &self.beside {
-            match change {
-                Change::Data(offset, bytes) => disk.write_all_at(bytes, *offset)?,
-                Change::Zeroes(range) => disk.write_zeroes_at(*range, Hole::Allow)?,
-            }
+            change.write_to(disk)?;
         }
         disk.write_all_at(&old.marked(true).encode_like(&old), SUPERBLOCK_OFFSET)?;
         let sequence = journal.write_transaction(disk, &blocks, new.s_wtime.get())?;
@@ -143,8 +140,9 @@ impl<'a> Commit<'a> {
         }
         for change in &self.beside {
             match change {
-                Change::Data(offset, bytes) => verify_bytes(disk, bytes, *offset)?,
                 Change::Zeroes(range) => verify_zeroes(disk, *range)?,
+                change if change.is_on(disk)? => {}
+                change => return Err(not_read_back(change.range().start())),
             }
         }
         for (home, bytes) in &self.journaled {
@@ -290,6 +288,7 @@ impl<'a, D: BlockRead> Sorter<'a, '_, D> {
         match part {
             Change::Data(_, bytes) => place.copy_from_slice(bytes),
             Change::Zeroes(_) => place.fill(0),
+            Change::Source(_, source, from) => source.read_exact_at(place, from)?,
         }
         Ok(())
     }

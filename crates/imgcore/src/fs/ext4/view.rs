@@ -57,15 +57,25 @@ impl Pages {
     /// Fetches the pages under the bytes from `start` to before `end`.
     fn fetch(&self, disk: &dyn BlockRead, start: u64, end: u64) -> Result<(), Error> {
         let mut page = start & !(PAGE.wrapping_sub(1));
-        while page < end.min(disk.size()) {
-            let known = self.state().known.contains_key(&page);
-            if !known {
-                let len = usize::try_from(disk.size().saturating_sub(page).min(PAGE)).unwrap_or(usize::MAX);
-                let mut bytes = vec![0; len];
-                disk.read_exact_at(&mut bytes, page)?;
-                self.state().known.insert(page, bytes.into());
+        let end = end.min(disk.size());
+        while page < end {
+            // The pages that are missing here, one after the other, are read at once.
+            let mut behind = page;
+            while behind < end && !self.state().known.contains_key(&behind) {
+                behind = behind.saturating_add(PAGE);
             }
-            page = page.saturating_add(PAGE);
+            if behind == page {
+                page = page.saturating_add(PAGE);
+                continue;
+            }
+            let len = behind.min(disk.size()).saturating_sub(page);
+            let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+            disk.read_exact_at(&mut bytes, page)?;
+            let mut state = self.state();
+            for piece in bytes.chunks(usize::try_from(PAGE).unwrap_or(usize::MAX)) {
+                state.known.insert(page, piece.into());
+                page = page.saturating_add(PAGE);
+            }
         }
         Ok(())
     }

@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
-use imgcore::block::{self, BlockRead, Extent};
-use imgcore::fs::{Attributes, Content, Device, Edit, EditPlan, GuestPath, Node};
-use imgcore::storage::{Access, FileDisk};
+use imgcore::fs::{Attributes, Device, Edit, EditPlan, GuestPath, Node};
 
+use crate::commands::disk::host_file::lazy_contents;
 use crate::error::{CommandError, ErrorKind};
 
 /// Returns the steps that make the contents of `folder` the root of a file system: owners, modes, times, hard links and device nodes
@@ -71,8 +69,7 @@ impl Walk {
             let target = target.to_str().ok_or_else(|| not_text(source, "its text"))?.to_owned();
             Edit::Symlink { path, target, attributes: Attributes { mode: None, ..attributes } }
         } else if kind.is_file() {
-            let file = HostFile { path: source.to_owned(), size: metadata.len() };
-            Edit::Write { path, content: Content::Disk(Arc::new(file)), attributes }
+            Edit::CreateFile { path, content: lazy_contents(source.to_owned(), metadata), attributes }
         } else {
             let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
             let device = Device { major, minor };
@@ -89,7 +86,12 @@ impl Walk {
 }
 
 fn attributes(metadata: &Metadata) -> Attributes {
-    Attributes { mtime: Some(metadata.mtime()), ..Attributes::owned(metadata.mode() & 0o7777, metadata.uid(), metadata.gid()) }
+    let mtime_nanos = u32::try_from(metadata.mtime_nsec()).unwrap_or_default();
+    Attributes {
+        mtime: Some(metadata.mtime()),
+        mtime_nanos,
+        ..Attributes::owned(metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
+    }
 }
 
 fn cannot_read(path: &Path, error: std::io::Error) -> CommandError {
@@ -98,31 +100,4 @@ fn cannot_read(path: &Path, error: std::io::Error) -> CommandError {
 
 fn not_text(path: &Path, what: &str) -> CommandError {
     CommandError::new(ErrorKind::Unsupported, format!("`{}`: {what} is not UTF-8", path.display()))
-}
-
-/// A file of the host that is open only while it is read, as there may be more of them than may be open.
-#[derive(Debug)]
-struct HostFile {
-    path: PathBuf,
-    size: u64,
-}
-
-impl HostFile {
-    fn open(&self) -> Result<FileDisk, block::Error> {
-        FileDisk::open(&self.path, Access::Read)
-    }
-}
-
-impl BlockRead for HostFile {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), block::Error> {
-        self.open()?.read_exact_at(buf, offset)
-    }
-
-    fn extent_at(&self, offset: u64) -> Result<Extent, block::Error> {
-        self.open()?.extent_at(offset)
-    }
 }

@@ -63,6 +63,14 @@ impl<D: BlockWrite> Editor<D> {
         let mut to = self.volume.store.offset(start)?;
         let mut left = u64::from(len).saturating_mul(block_size);
         let size = content.len();
+        if let Content::Disk(source) = content {
+            // Whole blocks may stay where they are until they are written.
+            let stored = size.saturating_sub(from).min(left);
+            let whole = stored.checked_div(block_size).unwrap_or_default().saturating_mul(block_size);
+            let range = ByteRange::at(to, whole).unwrap_or_default();
+            self.volume.store.disk_mut().write_from_at(source, from, range)?;
+            (from, to, left) = (from.saturating_add(whole), to.saturating_add(whole), left.saturating_sub(whole));
+        }
         let mut buffer = vec![0; usize::try_from(left.min(PIECE)).unwrap_or(usize::MAX)];
         while left > 0 {
             let piece = left.min(PIECE);

@@ -176,8 +176,8 @@ impl<D: BlockRead> Volume<D> {
                 block.get(at..).and_then(|rest| rest.first_chunk::<2>()).map_or(0, |half| u16::from_le_bytes(*half))
             };
             let is_node = u32::from(half(4)) == self.layout().block_size;
-            let at = if index == 0 { 0x20 } else { 8 };
-            let end = usize::from(half(at + 2)).saturating_mul(8).saturating_add(at);
+            let at: usize = if index == 0 { 0x20 } else { 8 };
+            let end = usize::from(half(at.saturating_add(2))).saturating_mul(8).saturating_add(at);
             if (index == 0 || is_node) && end > block.len() {
                 return Err(corrupt(format!("index of folder {}", folder.number), "a node has no more entries than fit"));
             }

@@ -26,7 +26,7 @@ fn grown(guest: &Guest, seeds: std::ops::Range<u64>) {
         disk.resize(larger).unwrap();
         grow(&mut disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         // A group or two, or many.
-        disk.resize(larger + ((seed * 37) % 200 + 20 << 20)).unwrap();
+        disk.resize(larger + (((seed * 37) % 200 + 20) << 20)).unwrap();
         drop(disk);
         let image = guest.file(&format!("fs{seed}.qcow2"));
         Tool::new("qemu-img").args(["convert", "-q", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(&image).run();

@@ -1,6 +1,7 @@
 //! `vmimg disk`.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use vmimg_tests::sandbox::Sandbox;
 
@@ -156,13 +157,17 @@ fn an_image_in_use_is_refused() {
     sandbox.tool("qemu-img").args(["convert", "-O", "qcow2", "disk.raw", "disk.qcow2"]).run();
     let user = sandbox.tool("qemu-io").args(["-f", "qcow2", "-c", "sleep 60000", "disk.qcow2"]);
     let mut user = user.log_to(&sandbox.path("log")).spawn();
-    let refused = (0..100).find_map(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        Some(sandbox.run("disk grow disk.qcow2")).filter(|outcome| outcome.status != 0)
+    // A look at the image itself could keep its user from it.
+    let inode = format!(":{} ", fs::metadata(sandbox.path("disk.qcow2")).unwrap().ino());
+    let is_locked = (0..1000).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        fs::read_to_string("/proc/locks").unwrap().contains(&inode)
     });
+    let refused = sandbox.run("disk grow disk.qcow2");
     user.kill().unwrap();
     user.wait().unwrap();
-    assert_eq!(refused.expect("the image was never locked").status, 6);
+    assert!(is_locked, "the image was never locked");
+    assert_eq!(refused.status, 6, "{refused}");
 }
 
 #[test]

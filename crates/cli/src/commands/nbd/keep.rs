@@ -60,17 +60,19 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             }
         }
         context.interrupt().answer();
-        drop(lock.lock().unwrap_or_else(PoisonError::into_inner).take());
-        free(&identity, device, &kernel)
+        free(&identity, device, &kernel, &lock)
     })
 }
 
 /// Disconnects the device of a server that is gone, if that has not happened.
-fn free(identity: &Identity, device: Option<Device>, kernel: &Kernel) -> Result<(), CommandError> {
+///
+/// The lock is given up behind that: whoever waits for the server keeps others from closing the device.
+fn free(identity: &Identity, device: Option<Device>, kernel: &Kernel, lock: &Mutex<Option<File>>) -> Result<(), CommandError> {
     let Some(device) = device.filter(|device| identity.is_behind(*device) || !device.is_connected()) else { return Ok(()) };
     let identifier = device.identifier();
     // It may be disconnected already, and only still be open somewhere.
     let done = if identity.is_behind(device) { kernel.disconnect(device) } else { Ok(()) };
+    drop(lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     forget_partitions(device, identifier.as_deref());
     match done {
         Err(error) if device.is_connected() => Err(error.into()),

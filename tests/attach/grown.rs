@@ -54,4 +54,4 @@ fn what_was_grown_here_is_grown_by_linux_while_it_is_mounted() {
 }
 
 /// File systems of one guest.
-const AT_ONCE: usize = 40;
+const AT_ONCE: usize = 10;

@@ -61,6 +61,10 @@ pub(super) fn resolve<D: BlockRead>(volume: &Volume<D>, path: &GuestPath, follow
                 rest.extend(target.rsplit(|byte| *byte == b'/').map(<[u8]>::to_vec));
             }
             FileKind::Directory => {
+                // A walk through all folders would never end.
+                if place.folders.iter().any(|above| above.number == inode.number) {
+                    return Err(super::error::corrupt(format!("folder {number}"), "it has one name, outside of itself"));
+                }
                 place.folders.push(inode);
                 place.names.push(name);
             }

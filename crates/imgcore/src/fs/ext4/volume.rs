@@ -253,6 +253,9 @@ impl<D: BlockRead> Volume<D> {
         let mut entries = Vec::new();
         if is_inline(folder) {
             for record in inline_folder(folder)?.0.all()? {
+                if record.name == b"." || record.name == b".." {
+                    return Err(corrupt(format!("folder {}", folder.number), "in its inode, it does not name itself"));
+                }
                 entries.push(self.entry(&record)?);
             }
             return Ok(entries);

@@ -43,7 +43,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let kernel = Kernel::open()?;
     let mut device = None;
     let lock = Mutex::new(None);
-    thread::scope(|scope| {
+    let freed = thread::scope(|scope| {
         for line in io::stdin().lock().lines() {
             // A server that is killed may have written half a line, and is at its end.
             let Ok(line) = line else { break };
@@ -60,25 +60,39 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             }
         }
         context.interrupt().answer();
+        // Who still reads the device gets an error now, and closes it.
         free(&identity, device, &kernel, &lock)
-    })
+    });
+    // Only now does nobody here find partitions any more, in what was read before the end.
+    if let Some((device, identifier)) = freed? {
+        forget_partitions(device, identifier.as_deref());
+    }
+    Ok(())
 }
 
-/// Disconnects the device of a server that is gone, if that has not happened.
+/// Disconnects the device of a server that is gone, if that has not happened. Returns it, unless it has a new server, and what it
+/// said about the old one.
 ///
 /// The lock is given up behind that: whoever waits for the server keeps others from closing the device.
-fn free(identity: &Identity, device: Option<Device>, kernel: &Kernel, lock: &Mutex<Option<File>>) -> Result<(), CommandError> {
-    let Some(device) = device.filter(|device| identity.is_behind(*device) || !device.is_connected()) else { return Ok(()) };
+fn free(
+    identity: &Identity,
+    device: Option<Device>,
+    kernel: &Kernel,
+    lock: &Mutex<Option<File>>,
+) -> Result<Option<Freed>, CommandError> {
+    let Some(device) = device.filter(|device| identity.is_behind(*device) || !device.is_connected()) else { return Ok(None) };
     let identifier = device.identifier();
     // It may be disconnected already, and only still be open somewhere.
     let done = if identity.is_behind(device) { kernel.disconnect(device) } else { Ok(()) };
     drop(lock.lock().unwrap_or_else(PoisonError::into_inner).take());
-    forget_partitions(device, identifier.as_deref());
     match done {
         Err(error) if device.is_connected() => Err(error.into()),
-        _ => Ok(()),
+        _ => Ok(Some((device, identifier))),
     }
 }
+
+/// A device without a server, and what it said when it had one.
+type Freed = (Device, Option<Vec<u8>>);
 
 /// Says the answer to a line.
 fn say(context: &Context, answer: Result<&'static str, Error>) {

@@ -27,12 +27,12 @@ nothing_left() {
   ! pidof vmimg >/dev/null || fail "a process is left: $(pidof vmimg)"
   [ ! -e /tmp/a.qcow2 ] || must vmimg image info -f qcow2 /tmp/a.qcow2
 }
-# Waits until a command succeeds, which takes no longer than a second or two.
+# Waits until a command succeeds, which takes no longer than a second or two where nothing else runs.
 until_true() {
   local n=0
   until "$@" >/dev/null 2>&1; do
     n=$((n + 1))
-    [ $n -lt 200 ] || fail "this does not become true: $*"
+    [ $n -lt 1200 ] || fail "this does not become true: $*"
     usleep 50000
   done
 }

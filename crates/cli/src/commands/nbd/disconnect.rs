@@ -54,7 +54,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         wait(&server, device, context)?;
     }
     if !args.force {
-        forget_partitions(device, identifier.as_deref());
+        forget_partitions(device, identifier.as_deref(), GLANCE);
     }
     Ok(())
 }
@@ -84,3 +84,6 @@ fn wait(server: &OwnedFd, device: Device, context: &Context) -> Result<(), Comma
 /// How long a server may write what it holds.
 const PATIENCE: Duration = Duration::from_secs(60);
 const STEP: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// How long those may take who look at a partition and do not use it.
+const GLANCE: Duration = Duration::from_secs(5);

@@ -19,7 +19,7 @@ use std::io::{self, BufRead};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use imgcore::nbd::attach::{Device, Error, Kernel};
 
@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     });
     // Only now does nobody here find partitions any more, in what was read before the end.
     if let Some((device, identifier)) = freed? {
-        forget_partitions(device, identifier.as_deref());
+        forget_partitions(device, identifier.as_deref(), PATIENCE);
     }
     Ok(())
 }
@@ -104,10 +104,12 @@ fn say(context: &Context, answer: Result<&'static str, Error>) {
     let _lost = print_line(context, line).and_then(|()| context.flush());
 }
 
-/// Makes the kernel drop the partitions of a device that is disconnected, which it keeps until it looks again. Who has the device
-/// open has some time to close it; `identifier` is what it said when it was connected.
-pub(super) fn forget_partitions(device: Device, identifier: Option<&[u8]>) {
-    for _ in 0..TRIES {
+/// Makes the kernel drop the partitions of a device that is disconnected, which it keeps until it looks again. Who has one of
+/// them open has `patience` to close it; `identifier` is what the device said when it was connected.
+pub(super) fn forget_partitions(device: Device, identifier: Option<&[u8]>, patience: Duration) {
+    let begun = Instant::now();
+    let mut pause = PAUSE;
+    loop {
         if device.is_connected() {
             if device.identifier().as_deref() != identifier {
                 // It has a new server.
@@ -116,7 +118,11 @@ pub(super) fn forget_partitions(device: Device, identifier: Option<&[u8]>) {
         } else if device.partitions().is_empty() || device.scan().is_ok() && device.partitions().is_empty() {
             return;
         }
-        thread::sleep(PAUSE);
+        if begun.elapsed() > patience {
+            return;
+        }
+        thread::sleep(pause);
+        pause = pause.saturating_add(PAUSE).min(LONGEST_PAUSE);
     }
 }
 
@@ -137,6 +143,9 @@ fn answer(line: &str, device: Option<Device>, lock: &Mutex<Option<File>>) -> Res
     }
 }
 
-/// How often a device that is open elsewhere is looked at, and how long after each other.
-const TRIES: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long a process may have a partition open once the server is gone. Nobody waits for a keeper that long.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// How long after each other a device that is open elsewhere is looked at, at first and at last.
+const PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);

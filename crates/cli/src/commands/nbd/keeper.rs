@@ -120,9 +120,13 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // Its input ends, and so does it.
+        // Its input ends, and so does it, as soon as nobody has the device open. Nobody should have; who has it has a keeper that
+        // goes on alone.
         self.input = None;
-        let _reaped = self.child.wait();
+        let ended = poll(&mut [PollFd::new(&self.output, PollFlags::empty())], Some(&PATIENCE));
+        if ended.is_ok_and(|ended| ended > 0) {
+            let _reaped = self.child.wait();
+        }
     }
 }
 
@@ -132,6 +136,9 @@ fn lost() -> CommandError {
 
 /// How often signals are looked for.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+/// How long its end is waited for.
+const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
 /// Bytes of an answer.
 const LONGEST_ANSWER: usize = 4096;

@@ -155,3 +155,36 @@ fn a_guest_with_selinux_gets_the_labels_of_its_policy() {
     assert_eq!(stat(&sandbox, "/.autorelabel")["size"], 0);
     check(&sandbox, "32");
 }
+
+#[test]
+fn a_folder_in_many_places_is_walked_through_once() {
+    let sandbox = crate::sandbox();
+    sandbox.tool("mke2fs").args(["-q", "-t", "ext4", "-b", "1024", "fs.raw", "2M"]).run();
+    let (mut script, mut folder) = (String::new(), String::new());
+    // Each folder has two names: the paths to the last one are 2 to the power of 40.
+    for _ in 0..40 {
+        script.push_str(&format!("mkdir {folder}/a\nlink {folder}/a {folder}/b\n"));
+        folder.push_str("/a");
+    }
+    sandbox.file("script", &script);
+    sandbox.tool("debugfs").args(["-w", "-f", "script", "fs.raw"]).run();
+    for (command, times) in [
+        ("ls -R fs.raw", 40),
+        ("ls -lR --json fs.raw", 40),
+        ("diff fs.raw fs.raw", 80),
+        ("get fs.raw / out", 40),
+        ("get --tar out.tar fs.raw /", 40),
+    ] {
+        let outcome = sandbox.run(&format!("disk {command}"));
+        assert_eq!(outcome.status, 0, "{command}\n{outcome}");
+        let warning = "is a folder that has another place already, and is not looked into";
+        assert_eq!(outcome.stderr.matches(warning).count(), times, "{command}\n{outcome}");
+    }
+    // The last has the first in it.
+    sandbox.tool("debugfs").args(["-w", "-R", &format!("link /a {folder}/up"), "fs.raw"]).run();
+    for command in ["ls -lR fs.raw", "diff fs.raw fs.raw", "get fs.raw / new", "chmod -R fs.raw 700 /"] {
+        let outcome = sandbox.run(&format!("disk {command}"));
+        assert_eq!(outcome.status, 4, "{command}\n{outcome}");
+        assert!(outcome.stderr.contains("it has one name, outside of itself"), "{command}\n{outcome}");
+    }
+}

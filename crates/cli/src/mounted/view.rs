@@ -57,6 +57,11 @@ impl FileSystem for Mounted {
         Ok(entries)
     }
 
+    /// The kernel gives a folder one place; in btrfs, each subvolume begins with the same inode.
+    fn is_tree(&self) -> bool {
+        true
+    }
+
     fn read_link(&self, path: &GuestPath) -> Result<Vec<u8>, Error> {
         let place = resolve(self, path, false)?;
         let kind = kind_of(place.expect(path)?);

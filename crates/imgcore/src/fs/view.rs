@@ -50,6 +50,13 @@ pub trait FileSystem: Debug + Send + Sync {
     ///
     /// As [`FileSystem::metadata`].
     fn xattr(&self, path: &GuestPath, name: &str) -> Result<Option<Vec<u8>>, Error>;
+
+    /// Returns whether somebody else sees to it that a folder has one place; numbers of inodes may then come twice.
+    ///
+    /// Otherwise a damaged file system can have folders in several places, and as many paths as its maker liked.
+    fn is_tree(&self) -> bool {
+        false
+    }
 }
 
 /// What a file system knows about a file.

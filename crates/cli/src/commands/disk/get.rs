@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
 use super::tar;
 use super::volume::{Volume, VolumeArgs};
+use super::walk::Met;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::output::{printable, warn};
@@ -90,6 +91,8 @@ impl Copy<'_> {
         if found.kind != FileKind::Directory {
             return self.copy_one(above, name, path, found, shown);
         }
+        let mut met = Met::new(self.volume.file_system());
+        met.is_new(self.context, path, found.inode);
         let mut open = vec![(self.enter(above, name, found, shown)?, self.names(path)?, path.clone(), shown.to_path_buf())];
         while let Some((folder, names, path, shown)) = open.last_mut() {
             self.context.interrupt().check()?;
@@ -105,6 +108,9 @@ impl Copy<'_> {
             let (name, shown) = (OsStr::from_bytes(&name), shown.join(OsStr::from_bytes(&name)));
             let found = self.volume.file_system().symlink_metadata(&inside)?;
             if found.kind == FileKind::Directory {
+                if !met.is_new(self.context, &inside, found.inode) {
+                    continue;
+                }
                 let next = (self.enter(&folder.fd, name, found, &shown)?, self.names(&inside)?, inside, shown);
                 open.push(next);
             } else {

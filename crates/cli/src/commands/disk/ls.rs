@@ -4,6 +4,7 @@ use imgcore::fs::{DirEntry, FileKind, FileSystem, GuestPath, Metadata};
 use serde::Serialize;
 
 use super::volume::{Volume, VolumeArgs};
+use super::walk::Met;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::output::{ReportArgs, print_json, printable, table, warn};
@@ -69,13 +70,18 @@ struct Listing<'a> {
 impl Listing<'_> {
     fn start(&mut self) -> Result<(), CommandError> {
         let path = &self.args.path;
-        if self.files.metadata(path)?.kind != FileKind::Directory {
+        let start = self.files.metadata(path)?;
+        if start.kind != FileKind::Directory {
             let file = self.look(path.as_str().to_owned(), path)?;
             return self.show(vec![file]);
         }
-        let mut folders = vec![path.clone()];
-        while let Some(folder) = folders.pop() {
+        let mut folders = vec![(path.clone(), start.inode)];
+        let mut met = Met::new(self.files);
+        while let Some((folder, inode)) = folders.pop() {
             self.context.interrupt().check()?;
+            if !met.is_new(self.context, &folder, inode) {
+                continue;
+            }
             let entries = self.files.read_dir(&folder)?;
             if self.args.recursive && !self.args.report.json {
                 let gap = if folder == *path { "" } else { "\n" };
@@ -83,7 +89,7 @@ impl Listing<'_> {
             }
             let below = entries.iter().rev().filter(|entry| entry.kind == FileKind::Directory);
             if self.args.recursive {
-                folders.extend(below.filter_map(|entry| path_of(&folder, entry)));
+                folders.extend(below.filter_map(|entry| Some((path_of(&folder, entry)?, entry.inode))));
             }
             self.show_folder(&folder, &entries)?;
         }

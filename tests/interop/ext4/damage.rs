@@ -7,16 +7,25 @@ use vmimg_tests::fuzz_places::{Kind, places};
 
 use super::{Image, path};
 
-const EXT2: &str = "-t ext2 -b 1024 -I 128 -O ^dir_index";
+const EXT2: &str = "-t ext2 -b 1024 -I 128 -O ^dir_index -N 8192";
 
 fn write(name: &str) -> Edit {
     Edit::Write { path: path(name), content: Content::from(vec![7; 3000]), attributes: Attributes::default() }
 }
 
 /// A file system with a file and a folder.
-fn image(arguments: &str) -> Image {
+fn small(arguments: &str) -> Image {
     let image = Image::with(4 << 20, arguments, None);
     image.apply(vec![write("/a"), write("/d/b")]).unwrap();
+    image.assert_clean();
+    image
+}
+
+/// The same with so many files that only those which an edit is about are looked at.
+fn image(arguments: &str) -> Image {
+    let image = small(arguments);
+    let empty = |at| Edit::Write { path: path(&format!("/many/{at}")), content: "".into(), attributes: Attributes::default() };
+    image.apply((0..4100).map(empty).collect()).unwrap();
     image.assert_clean();
     image
 }
@@ -52,7 +61,7 @@ fn swap_bits(image: &Image, field: usize, from: usize, to: usize) {
 fn an_inode_that_lost_its_bit_is_not_given_to_another_file() {
     // The inode of /a, and one far behind; its group has as many free ones as before.
     let image = image(EXT2);
-    swap_bits(&image, 4, 11, 90);
+    swap_bits(&image, 4, 11, 8000);
     assert_eq!(refused(&image, write("/c")), "corrupt ext4 file system: inode 12: what has a link is in use");
     assert_eq!(refused(&image, write("/a")), "corrupt ext4 file system: inode 12: what has a name is in use");
 }
@@ -83,7 +92,7 @@ fn a_bad_block_is_no_place_of_a_bitmap() {
 
 #[test]
 fn a_file_with_blocks_behind_the_end_does_not_get_them_by_growing() {
-    for arguments in [EXT2, "-t ext4 -b 1024 -O ^metadata_csum,^has_journal"] {
+    for arguments in [EXT2, "-t ext4 -b 1024 -O ^metadata_csum,^has_journal -N 8192"] {
         let image = image(arguments);
         let mut bytes = image.disk().into_bytes();
         let inode = places(&bytes)
@@ -126,5 +135,57 @@ fn a_table_of_an_index_that_ends_behind_its_block_is_an_error() {
     for edit in [write("/d/new"), write("/d/1-nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn")] {
         let error = refused(&image, edit);
         assert!(error.contains("a node has"), "{error}");
+    }
+}
+
+/// Damage that lies elsewhere than the edit: the command of debugfs, and the rule that is broken.
+const ELSEWHERE: &[(&str, &str)] = &[
+    // The first block of /a is one of /d/b's, a folder's, a table's, one that is free.
+    ("sif /a block[0] BLOCK_B", "a block is of one file, or of the layout"),
+    ("sif /a block[0] BLOCK_D", "a block is of one file, or of the layout"),
+    ("sif /a block[IND] TABLE", "a block is of one file, or of the layout"),
+    ("sif /a block[0] 4000", "a block of a file is in use"),
+    ("sif /a file_acl BLOCK_B", "a block is of one file, or of the layout"),
+    ("sif /a file_acl 9999", "it lies inside the file system"),
+    ("sif /a links_count 2", "it has as many names as it says"),
+    ("link /a /a2", "it has as many names as it says"),
+    ("link /d /d2", "it has one name, outside of itself"),
+    ("link /d /d/d", "it has one name, outside of itself"),
+    ("clri /a", "a name leads to a file in use"),
+    ("freei /a", "it has as many free inodes as the group descriptor says"),
+    ("freeb BLOCK_B", "it has as many free blocks as the group descriptor says"),
+];
+
+#[test]
+fn damage_anywhere_in_a_small_file_system_is_damage() {
+    for (command, rule) in ELSEWHERE {
+        let image = small(EXT2);
+        let block = |name: &str| image.debugfs(&format!("blocks {name}")).split_whitespace().next().unwrap().to_owned();
+        let table = descriptor(&image.disk().into_bytes(), 8) + 2;
+        let command = command.replace("BLOCK_B", &block("/d/b")).replace("BLOCK_D", &block("/d"));
+        image.debugfs_write(&command.replace("TABLE", &table.to_string()));
+        for edit in [write("/c"), Edit::Remove { path: path("/d") }] {
+            let error = refused(&image, edit);
+            assert!(error.contains(rule), "{command}: {error}");
+        }
+        let mut disk = image.disk();
+        disk.resize(6 << 20).unwrap();
+        assert!(grow(&mut disk).unwrap_err().to_string().contains(rule), "{command}");
+    }
+}
+
+#[test]
+fn a_file_keeps_the_space_of_attributes_with_inodes_of_their_own() {
+    let image = Image::with(4 << 20, "-t ext4 -b 1024 -O ea_inode,^has_journal", None);
+    image.apply(vec![write("/a"), write("/b")]).unwrap();
+    let value = image.folder.path().join("value");
+    std::fs::write(&value, [7; 3000]).unwrap();
+    image.debugfs_write(&format!("ea_set -f {} /a user.large", value.display()));
+    // debugfs does not count them.
+    image.index_folders();
+    let append = Edit::Append { path: path("/a"), content: Content::from(vec![1; 9000]), attributes: Attributes::default() };
+    for edit in [append, write("/a")] {
+        image.apply(vec![edit]).unwrap();
+        image.assert_clean();
     }
 }

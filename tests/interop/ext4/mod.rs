@@ -9,13 +9,14 @@ mod journal;
 mod links;
 mod model;
 mod mounted;
+mod names;
 mod random;
 mod read;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use imgcore::block::{MemoryDisk, Staged};
+use imgcore::block::{Change, MemoryDisk, Staged};
 use imgcore::fs::ext4::{Editor, Timestamp};
 use imgcore::fs::{Edit, EditPlan, Error, GuestPath};
 use tempfile::TempDir;
@@ -88,16 +89,7 @@ impl Image {
         editor.apply(&plan)?;
         let staged = Arc::new(editor.finish()?);
         imgcore::fs::ext4::verify(&*staged, &plan)?;
-        let mut bytes = self.disk().into_bytes();
-        for change in staged.changes() {
-            let range = change.range().start() as usize..change.range().end() as usize;
-            match change {
-                imgcore::block::Change::Data(_, new) => bytes[range].copy_from_slice(new),
-                imgcore::block::Change::Zeroes(_) => bytes[range].fill(0),
-                imgcore::block::Change::Source(_, source, from) => source.read_exact_at(&mut bytes[range], from).unwrap(),
-            }
-        }
-        std::fs::write(&self.path, bytes).unwrap();
+        std::fs::write(&self.path, kept(&staged).into_bytes()).unwrap();
         Ok(())
     }
 
@@ -134,6 +126,20 @@ impl Image {
     pub(crate) fn debugfs(&self, command: &str) -> String {
         Tool::new("debugfs").args(["-R", command]).arg(&self.path).run()
     }
+}
+
+/// What was changed, on the disk below.
+pub(crate) fn kept(staged: &Staged<MemoryDisk>) -> MemoryDisk {
+    let mut bytes = staged.base().clone().into_bytes();
+    for change in staged.changes() {
+        let range = change.range().start() as usize..change.range().end() as usize;
+        match change {
+            Change::Data(_, new) => bytes[range].copy_from_slice(new),
+            Change::Zeroes(_) => bytes[range].fill(0),
+            Change::Source(_, source, from) => source.read_exact_at(&mut bytes[range], from).unwrap(),
+        }
+    }
+    MemoryDisk::new(bytes)
 }
 
 pub(crate) fn path(text: &str) -> GuestPath {

@@ -14,7 +14,7 @@ use super::{Image, SHAPES};
 
 /// How many operations there are: some hundreds, or `VMIMG_MODEL_OPERATIONS`.
 #[expect(clippy::disallowed_methods, reason = "who runs the tests says how long they may take")]
-fn operations() -> usize {
+pub(super) fn operations() -> usize {
     std::env::var("VMIMG_MODEL_OPERATIONS").map_or(240, |text| text.parse().unwrap())
 }
 

@@ -1,7 +1,5 @@
-use std::collections::BTreeMap;
-
 use imgcore::block::BlockRead;
-use imgcore::fs::{Content, EditPlan, Error, Expected, FileKind, GuestPath, Node, Wanted, expectations};
+use imgcore::fs::{Content, EditPlan, Error, Expected, FileKind, GuestPath, Node, SameFiles, Wanted, expectations, same_files};
 use rustix::fs::{Mode, OFlags, Stat, major, minor};
 
 use super::contents::OpenFile;
@@ -12,31 +10,23 @@ use super::{Mounted, kind_of};
 
 /// Checks that the file system holds what `plan` says.
 pub(super) fn verify(mounted: &Mounted, plan: &EditPlan) -> Result<(), Error> {
-    let all = expectations(plan, |path, follow| canonical(mounted, path, follow))?;
-    let mut latest: BTreeMap<(u64, u64), usize> = BTreeMap::new();
-    let mut found = Vec::new();
+    let expect = |same: &SameFiles| expectations(plan, |path, follow| canonical(mounted, path, follow), same);
+    let mut all = expect(&SameFiles::new())?;
+    // What is open is few: a plan can have more paths than a process files.
+    let mut found: Vec<Option<Stat>> = Vec::with_capacity(all.len());
     for expected in &all {
-        let place = match resolve(mounted, &expected.path, false) {
-            Ok(place) => Some(place),
+        found.push(match resolve(mounted, &expected.path, false) {
+            Ok(place) => place.found,
             // A file is in the way: nothing is there.
             Err(Error::WrongKind { .. }) => None,
             Err(error) => return Err(error),
-        };
-        if let Some(stat) = place.as_ref().and_then(|place| place.found.as_ref()) {
-            let order = latest.entry((stat.st_dev, stat.st_ino)).or_default();
-            *order = expected.order.max(*order);
-        }
-        // What is open is few: a plan can have more paths than a process files.
-        found.push((expected, place.and_then(|place| place.found)));
+        });
     }
-    for (expected, stat) in found {
-        // Of several names of one file, the last edit counts.
-        let stale = stat.as_ref().is_some_and(|stat| latest.get(&(stat.st_dev, stat.st_ino)) > Some(&expected.order));
-        if !stale {
-            compare(mounted, expected, stat.as_ref())?;
-        }
+    let same = same_files(&all, |at| found.get(at)?.as_ref().map(|stat| (stat.st_dev, stat.st_ino)));
+    if !same.is_empty() {
+        all = expect(&same)?;
     }
-    Ok(())
+    all.iter().zip(&found).try_for_each(|(expected, stat)| compare(mounted, expected, stat.as_ref()))
 }
 
 /// Compares what is at a path with what is wanted there.

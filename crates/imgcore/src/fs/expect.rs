@@ -7,8 +7,10 @@ use super::{Attributes, Content, Edit, EditPlan, Error, FileKind, GuestPath, Nod
 pub struct Expected {
     /// The path in the final state, no link in it.
     pub path: GuestPath,
-    /// The place in the plan of the last edit that concerns it.
-    pub order: usize,
+    /// Which file of the plan it is: names of one file have the same number here. `None` where nothing is.
+    pub file: Option<usize>,
+    /// Whether the plan made it, so that it can be no file that was there before.
+    pub is_new: bool,
     /// What is there.
     pub wanted: Wanted,
 }
@@ -44,10 +46,35 @@ impl Wanted {
     }
 }
 
-/// Returns what `plan` leaves, by final path: later edits win, and a removed folder takes what was in it.
+/// Files of a plan that turn out to be one: they had two names before. By number, the number that stands for both.
+pub type SameFiles = BTreeMap<usize, usize>;
+
+/// Returns which of the files that were there before are one file, given the inodes of the final state.
+pub fn same_files<K: Ord>(all: &[Expected], inode: impl Fn(usize) -> Option<K>) -> SameFiles {
+    let mut first: BTreeMap<K, usize> = BTreeMap::new();
+    let mut same = SameFiles::new();
+    let mut old: Vec<(usize, usize)> = all
+        .iter()
+        .enumerate()
+        .filter(|(_, expected)| !expected.is_new)
+        .filter_map(|(at, expected)| Some((expected.file?, at)))
+        .collect();
+    old.sort_unstable();
+    for (file, at) in old {
+        let Some(inode) = inode(at) else { continue };
+        let stands = *first.entry(inode).or_insert(file);
+        if stands != file {
+            same.insert(file, stands);
+        }
+    }
+    same
+}
+
+/// Returns what `plan` leaves, by final path: later edits win, by whichever of its names a file is changed, and a removed folder
+/// takes what was in it.
 ///
 /// `canonical` returns a path without the links that the final state has on the way, as far as it exists, and with `true` those of
-/// its last name.
+/// its last name. `same` is empty at first; where [`same_files`] then finds any, the plan is looked at once more.
 ///
 /// # Errors
 ///
@@ -55,69 +82,211 @@ impl Wanted {
 pub fn expectations(
     plan: &EditPlan,
     canonical: impl Fn(&GuestPath, bool) -> Result<GuestPath, Error>,
+    same: &SameFiles,
 ) -> Result<Vec<Expected>, Error> {
-    let mut all: BTreeMap<GuestPath, Expected> = BTreeMap::new();
     let undone = undone(plan);
+    let mut model = Model { same, files: Vec::new(), names: BTreeMap::new() };
     for (order, edit) in plan.edits.iter().enumerate() {
         let follow =
             matches!(edit, Edit::Write { .. } | Edit::Append { .. } | Edit::AppendLine { .. } | Edit::CreateDir { .. });
-        let path = canonical(edit.path(), follow)?;
-        if matches!(edit, Edit::Remove { .. }) {
-            // What a later step takes away with a folder above is that step's to check.
-            if is_undone(&undone, order, edit.path()) {
-                continue;
-            }
-            all.retain(|old, _| old.strip_prefix(&path).is_none());
-            all.insert(path.clone(), Expected { path, order, wanted: Wanted::Absent });
-            continue;
+        let place = |path: &GuestPath, follow| place((&undone, order), path, follow, &canonical);
+        let path = place(edit.path(), follow)?;
+        let source = edit.source().map(|from| place(from, false)).transpose()?;
+        model.step(order, edit, path, source);
+    }
+    Ok(model.finish())
+}
+
+/// Returns where a step finds `path`: as the final state has it, but for what a later step removes or replaces.
+fn place(
+    (undone, order): (&BTreeMap<&GuestPath, usize>, usize),
+    path: &GuestPath,
+    follow: bool,
+    canonical: &impl Fn(&GuestPath, bool) -> Result<GuestPath, Error>,
+) -> Result<GuestPath, Error> {
+    // Of the names on the way, the first that is removed or replaced later.
+    let mut gone: Option<GuestPath> = None;
+    let mut at = Some(path.clone()).filter(|_| !undone.is_empty());
+    while let Some(path) = at {
+        at = path.parent();
+        if undone.get(&path).is_some_and(|later| *later > order) {
+            gone = Some(path);
+        }
+    }
+    let Some(above) = gone.and_then(|gone| gone.parent()) else { return canonical(path, follow) };
+    let below = path.strip_prefix(&above);
+    let above = canonical(&above, true)?;
+    Ok(below.and_then(|below| above.join(below.as_str().trim_start_matches('/')).ok()).unwrap_or_else(|| path.clone()))
+}
+
+/// A file that a plan is about.
+#[derive(Debug)]
+struct File {
+    /// What is known of it.
+    wanted: Wanted,
+    /// The step that is the first to mention it, and the last to change it.
+    first: usize,
+    last: usize,
+    is_new: bool,
+}
+
+/// The names and files that a plan is about, after some of its steps.
+struct Model<'a> {
+    same: &'a SameFiles,
+    files: Vec<File>,
+    /// The file that each name has; `None` where nothing is.
+    names: BTreeMap<GuestPath, Option<usize>>,
+}
+
+impl Model<'_> {
+    fn step(&mut self, order: usize, edit: &Edit, path: GuestPath, source: Option<GuestPath>) {
+        let is_gone = matches!(edit, Edit::Remove { .. });
+        if is_gone || replaces(edit) {
+            self.forget(&path);
+        }
+        if is_gone {
+            self.names.insert(path, None);
+            return;
         }
         let mut above = path.parent();
         while let Some(parent) = above {
-            if all.get(&parent).is_some_and(|expected| matches!(expected.wanted, Wanted::Absent)) {
-                all.remove(&parent);
+            if self.names.get(&parent) == Some(&None) {
+                self.names.remove(&parent);
             }
             above = parent.parent();
         }
-        let source = edit.source().map(|from| canonical(from, false)).transpose()?;
-        if let (Edit::Rename { .. }, Some(from)) = (edit, &source) {
-            rename(&mut all, order, from, &path);
-            continue;
+        match source {
+            Some(from) if matches!(edit, Edit::Rename { .. }) => self.rename(order, &from, &path),
+            Some(from) => {
+                let file = self.file_at(&from, order);
+                self.forget(&path);
+                self.names.insert(from, Some(file));
+                self.names.insert(path, Some(file));
+            }
+            None => {
+                let file = if replaces(edit) { self.new_file(order, true) } else { self.file_at(&path, order) };
+                if let Some(file) = self.files.get_mut(file) {
+                    file.wanted = after(file.wanted.clone(), edit);
+                    file.last = order;
+                }
+                self.names.insert(path, Some(file));
+            }
         }
-        if is_undone(&undone, order, edit.path()) {
-            continue;
-        }
-        if let Some(from) = source {
-            // By another of its names, the file may have been changed since.
-            let (order, wanted) = match all.get(&from) {
-                Some(expected) => (expected.order, expected.wanted.clone()),
-                None => (order, Wanted::new(None)),
-            };
-            all.insert(path.clone(), Expected { path, order, wanted });
-            continue;
-        }
-        let old = all.remove(&path).map(|expected| expected.wanted);
-        let wanted = after(old, edit);
-        all.insert(path.clone(), Expected { path, order, wanted });
     }
-    Ok(all.into_values().collect())
+
+    /// Moves what is at and below `from` to `to`.
+    fn rename(&mut self, order: usize, from: &GuestPath, to: &GuestPath) {
+        if from == to {
+            return;
+        }
+        let file = self.file_at(from, order);
+        self.names.insert(from.clone(), Some(file));
+        self.forget(to);
+        let moved = self.at_and_below(from);
+        for old in moved {
+            let below = old.strip_prefix(from).and_then(|below| to.join(below.as_str()).ok());
+            if let (Some(path), Some(file)) = (below, self.names.remove(&old)) {
+                self.names.insert(path, file);
+            }
+        }
+        self.names.insert(from.clone(), None);
+    }
+
+    /// Returns the names at and below `path`.
+    fn at_and_below(&self, path: &GuestPath) -> Vec<GuestPath> {
+        let near = self.names.range(path..).map(|(name, _)| name).take_while(|name| name.as_str().starts_with(path.as_str()));
+        near.filter(|name| name.strip_prefix(path).is_some()).cloned().collect()
+    }
+
+    fn forget(&mut self, path: &GuestPath) {
+        for name in self.at_and_below(path) {
+            self.names.remove(&name);
+        }
+    }
+
+    /// Returns the file that a name has, one that was there before where the plan said nothing of it.
+    fn file_at(&mut self, path: &GuestPath, order: usize) -> usize {
+        match self.names.get(path) {
+            Some(Some(file)) => *file,
+            Some(None) => self.new_file(order, true),
+            None => self.new_file(order, false),
+        }
+    }
+
+    fn new_file(&mut self, order: usize, is_new: bool) -> usize {
+        let number = self.files.len();
+        self.files.push(File { wanted: Wanted::new(None), first: order, last: order, is_new });
+        self.same.get(&number).copied().unwrap_or(number)
+    }
+
+    /// Returns what is expected at each name.
+    ///
+    /// A file that was there before may have had other names. Where one that was changed has no name left, the others with a
+    /// name may be the same file, and show those changes.
+    fn finish(mut self) -> Vec<Expected> {
+        let mut named = vec![false; self.files.len()];
+        for file in self.names.values().flatten() {
+            if let Some(named) = named.get_mut(*file) {
+                *named = true;
+            }
+        }
+        let mut unsure = Unsure::default();
+        for (file, _) in self.files.iter().zip(&named).filter(|(file, is_named)| !**is_named && !file.is_new) {
+            unsure.add(file);
+        }
+        for file in self.files.iter_mut().filter(|file| !file.is_new) {
+            unsure.forget(file);
+        }
+        let files = &self.files;
+        let expected = self.names.into_iter().map(|(path, number)| match number.and_then(|number| files.get(number)) {
+            Some(file) => Expected { path, file: number, is_new: file.is_new, wanted: file.wanted.clone() },
+            None => Expected { path, file: None, is_new: false, wanted: Wanted::Absent },
+        });
+        expected.collect()
+    }
 }
 
-/// Moves what is expected at and below `from` to `to`.
-fn rename(all: &mut BTreeMap<GuestPath, Expected>, order: usize, from: &GuestPath, to: &GuestPath) {
-    if from == to {
-        return;
-    }
-    all.retain(|old, _| old.strip_prefix(to).is_none());
-    let moved: Vec<GuestPath> = all.keys().filter(|old| old.strip_prefix(from).is_some()).cloned().collect();
-    for old in moved {
-        let below = old.strip_prefix(from).and_then(|below| to.join(below.as_str()).ok());
-        if let (Some(path), Some(mut expected)) = (below, all.remove(&old)) {
-            expected.path = path.clone();
-            all.insert(path, expected);
+/// What files without a name were changed in, and the last step that did: other files may be the same.
+#[derive(Debug, Default)]
+struct Unsure {
+    contents: Option<usize>,
+    mode: Option<usize>,
+    uid: Option<usize>,
+    gid: Option<usize>,
+    mtime: Option<usize>,
+    xattrs: BTreeMap<String, usize>,
+}
+
+impl Unsure {
+    fn add(&mut self, file: &File) {
+        let Wanted::Present { content, lines, attributes, end, .. } = &file.wanted else { return };
+        let last = Some(file.last);
+        let contents = last.filter(|_| content.is_some() || !lines.is_empty() || end.is_some());
+        self.contents = self.contents.max(contents);
+        self.mode = self.mode.max(last.filter(|_| attributes.mode.is_some()));
+        self.uid = self.uid.max(last.filter(|_| attributes.uid.is_some()));
+        self.gid = self.gid.max(last.filter(|_| attributes.gid.is_some()));
+        self.mtime = self.mtime.max(contents).max(last.filter(|_| attributes.mtime.is_some()));
+        for name in attributes.xattrs.keys() {
+            let step = self.xattrs.entry(name.clone()).or_default();
+            *step = file.last.max(*step);
         }
     }
-    all.insert(from.clone(), Expected { path: from.clone(), order, wanted: Wanted::Absent });
-    all.entry(to.clone()).or_insert_with(|| Expected { path: to.clone(), order, wanted: Wanted::new(None) });
+
+    /// Drops what one of them may have changed after it was known.
+    fn forget(&self, file: &mut File) {
+        let first = Some(file.first);
+        let Wanted::Present { content, lines, attributes, end, .. } = &mut file.wanted else { return };
+        if self.contents > first {
+            (*content, *end) = (None, None);
+            lines.clear();
+        }
+        attributes.mode = attributes.mode.filter(|_| self.mode <= first);
+        attributes.uid = attributes.uid.filter(|_| self.uid <= first);
+        attributes.gid = attributes.gid.filter(|_| self.gid <= first);
+        attributes.mtime = attributes.mtime.filter(|_| self.mtime <= first);
+        attributes.xattrs.retain(|name, _| self.xattrs.get(name).copied() <= first);
+    }
 }
 
 /// Returns the last step that removes or replaces each path.
@@ -137,25 +306,13 @@ fn undone(plan: &EditPlan) -> BTreeMap<&GuestPath, usize> {
     last
 }
 
-/// Returns whether a later step removes or replaces `path` or a folder above it.
-fn is_undone(undone: &BTreeMap<&GuestPath, usize>, order: usize, path: &GuestPath) -> bool {
-    let mut at = Some(path.clone()).filter(|_| !undone.is_empty());
-    while let Some(path) = at {
-        if undone.get(&path).is_some_and(|later| *later > order) {
-            return true;
-        }
-        at = path.parent();
-    }
-    false
-}
-
 /// Returns whether a step makes something new where another file may be.
 fn replaces(edit: &Edit) -> bool {
     matches!(edit, Edit::CreateFile { .. } | Edit::Symlink { .. } | Edit::MakeNode { .. })
 }
 
 /// Returns what is expected after `edit` where `old` was before.
-fn after(old: Option<Wanted>, edit: &Edit) -> Wanted {
+fn after(old: Wanted, edit: &Edit) -> Wanted {
     let (wanted_kind, new) = match edit {
         Edit::Write { attributes, .. }
         | Edit::CreateFile { attributes, .. }
@@ -167,12 +324,8 @@ fn after(old: Option<Wanted>, edit: &Edit) -> Wanted {
         Edit::SetAttributes { attributes, .. } => (None, attributes),
         Edit::Remove { .. } | Edit::HardLink { .. } | Edit::Rename { .. } => return Wanted::Absent,
     };
-    let kept = match old {
-        Some(old @ Wanted::Present { .. }) if !replaces(edit) => old,
-        _ => Wanted::new(None),
-    };
-    let Wanted::Present { kind, mut content, mut lines, mut target, mut attributes, mut end, mut node } = kept else {
-        return kept;
+    let Wanted::Present { kind, mut content, mut lines, mut target, mut attributes, mut end, mut node } = old else {
+        return old;
     };
     match edit {
         Edit::Write { content: new, .. } | Edit::CreateFile { content: new, .. } => {

@@ -12,6 +12,6 @@ mod view;
 
 pub use edit::{Attributes, Content, Device, Edit, EditPlan, Node};
 pub use error::{Error, Refusal};
-pub use expect::{Expected, Wanted, expectations};
+pub use expect::{Expected, SameFiles, Wanted, expectations, same_files};
 pub use path::{GuestPath, PathError};
 pub use view::{DirEntry, FileKind, FileSystem, Metadata};

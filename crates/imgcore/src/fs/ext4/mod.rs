@@ -42,6 +42,7 @@ mod reader;
 mod resolve;
 mod store;
 mod superblock;
+mod survey;
 mod verify;
 mod view;
 mod volume;

@@ -9,11 +9,12 @@ use super::journal::replay;
 use super::node::node_of;
 use super::own;
 use super::resolve::resolve;
+use super::survey::survey;
 use super::view::{Listing, Stored, Verdict, View, compare_listed};
 use super::volume::{Volume, has_tree};
 use super::xattr::{read_value, read_xattrs, split_name};
 use crate::block::{BlockRead, Staged};
-use crate::fs::{EditPlan, Error, Expected, FileKind, GuestPath, Wanted, expectations};
+use crate::fs::{EditPlan, Error, Expected, FileKind, GuestPath, SameFiles, Wanted, expectations, same_files};
 
 /// Checks that `disk`, a file system, is sound where `plan` changed it, and holds what `plan` says.
 ///
@@ -34,27 +35,19 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
     let disk: &dyn BlockRead = &replayed;
     let volume = Volume::open(disk)?;
     check_sums(&volume)?;
-    let expected = expectations(plan, |path, follow| canonical(&volume, path, follow))?;
+    survey(&volume)?;
+    let expected = expected(&volume, plan)?;
     // The other reader refuses inodes of 128 bytes.
     let view = if volume.layout().inode_size > 128 { View::open(disk, volume.layout())? } else { None };
     let mut groups = BTreeSet::new();
     let mut runs = BTreeMap::new();
-    let mut latest: BTreeMap<u32, usize> = BTreeMap::new();
     let mut found = Vec::new();
-    for expected in &expected {
-        let inode = match resolve(&volume, &expected.path, false) {
-            Ok(place) => place.found,
-            // A file is in the way: nothing is there.
-            Err(Error::WrongKind { .. }) => None,
-            Err(error) => return Err(error),
+    for (expected, inode) in &expected {
+        let extents = match inode {
+            Some(inode) => claim(&volume, inode, &mut groups, &mut runs)?,
+            None => Vec::new(),
         };
-        let mut extents = Vec::new();
-        if let Some(inode) = &inode {
-            let order = latest.entry(inode.number).or_default();
-            *order = expected.order.max(*order);
-            extents = claim(&volume, inode, &mut groups, &mut runs)?;
-        }
-        found.push((expected, inode, extents));
+        found.push((expected, inode.clone(), extents));
     }
     check_groups(&volume, &groups, &runs)?;
     let block_size = u64::from(volume.layout().block_size);
@@ -64,29 +57,45 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
     };
     check_indexes(&volume, &found)?;
     for (expected, inode, extents) in found {
-        // Of several names of one file, the last edit counts.
-        let stale = inode.as_ref().is_some_and(|inode| latest.get(&inode.number) > Some(&expected.order));
-        if !stale {
-            let at = Stored { path: &expected.path, extents: &extents, block_size };
-            // It hashes names as signed bytes only.
-            let view = view.as_ref().filter(|_| !volume.layout().unsigned_hash || expected.path.as_str().is_ascii());
-            // It takes a hole in a block map for block 0.
-            let view = view.filter(|_| extents.is_empty() || inode.as_ref().is_none_or(|inode| inode.has_flag(EXTENTS_FLAG)));
-            let listing = expected.path.parent().and_then(|folder| listings.get(&folder));
-            let verdict = match (view, listing) {
-                (None, _) => None,
-                (Some(_), Some(listing)) => compare_listed(listing, expected).map(|()| None)?,
-                (Some(view), None) => Some(view.compare(disk, expected, &at)?),
-            };
-            if verdict != Some(Verdict::Same) {
-                own::compare(&volume, &expected.path, inode.as_ref(), &extents, &expected.wanted)?;
-            }
-            if let Some(inode) = &inode {
-                compare_rest(&volume, inode, expected)?;
-            }
+        let at = Stored { path: &expected.path, extents: &extents, block_size };
+        // It hashes names as signed bytes only.
+        let view = view.as_ref().filter(|_| !volume.layout().unsigned_hash || expected.path.as_str().is_ascii());
+        // It takes a hole in a block map for block 0.
+        let view = view.filter(|_| extents.is_empty() || inode.as_ref().is_none_or(|inode| inode.has_flag(EXTENTS_FLAG)));
+        let listing = expected.path.parent().and_then(|folder| listings.get(&folder));
+        let verdict = match (view, listing) {
+            (None, _) => None,
+            (Some(_), Some(listing)) => compare_listed(listing, expected).map(|()| None)?,
+            (Some(view), None) => Some(view.compare(disk, expected, &at)?),
+        };
+        if verdict != Some(Verdict::Same) {
+            own::compare(&volume, &expected.path, inode.as_ref(), &extents, &expected.wanted)?;
+        }
+        if let Some(inode) = &inode {
+            compare_rest(&volume, inode, expected)?;
         }
     }
     Ok(())
+}
+
+/// Returns what `plan` leaves, and what is there.
+fn expected<D: BlockRead>(volume: &Volume<D>, plan: &EditPlan) -> Result<Vec<(Expected, Option<Inode>)>, Error> {
+    let expect = |same: &SameFiles| expectations(plan, |path, follow| canonical(volume, path, follow), same);
+    let mut all = expect(&SameFiles::new())?;
+    let mut inodes = Vec::with_capacity(all.len());
+    for expected in &all {
+        inodes.push(match resolve(volume, &expected.path, false) {
+            Ok(place) => place.found,
+            // A file is in the way: nothing is there.
+            Err(Error::WrongKind { .. }) => None,
+            Err(error) => return Err(error),
+        });
+    }
+    let same = same_files(&all, |at| inodes.get(at)?.as_ref().map(|inode| inode.number));
+    if !same.is_empty() {
+        all = expect(&same)?;
+    }
+    Ok(all.into_iter().zip(inodes).collect())
 }
 
 /// What the plan leaves at a path, what is there, and where its contents are.

@@ -224,7 +224,7 @@ pub(in crate::fs::ext4) fn fresh_block_map(layout: &Layout, group: &Group, numbe
 }
 
 /// Returns the blocks of the layout as joined runs, start to end, ascending.
-pub(super) fn system_blocks<D: BlockRead>(volume: &Volume<D>) -> Result<Vec<(u64, u64)>, Error> {
+pub(in crate::fs::ext4) fn system_blocks<D: BlockRead>(volume: &Volume<D>) -> Result<Vec<(u64, u64)>, Error> {
     let layout = volume.layout();
     let table = u64::from(layout.inode_table_blocks());
     let mut runs = Vec::new();

@@ -11,6 +11,8 @@
 //!
 //! Spec: "Hash Tree Directories".
 
+use std::ops::RangeInclusive;
+
 use super::Editor;
 use super::contents::push_run;
 use super::folder::Name;
@@ -56,13 +58,22 @@ impl<D: BlockWrite> Editor<D> {
         let (index, levels) = self.index_of(folder, &bytes)?;
         let (wanted, _) = index.hash.hash(&name.bytes);
         let mut step = self.step_to(folder, (root, bytes), ROOT_ENTRIES, wanted)?;
+        let mut range = step.range(0..=u32::MAX);
         for _ in 0..levels {
             let node = self.indexed_block(folder, step.child())?;
             step = self.step_to(folder, node, NODE_ENTRIES, wanted)?;
+            range = step.range(range);
         }
         let (number, leaf) = self.indexed_block(folder, step.child())?;
         if number == root {
             return Err(bad(folder, "the root is no leaf"));
+        }
+        if self.ordered.insert(number) {
+            let mut names = Vec::new();
+            collect(folder, &leaf, index.hash, &mut names)?;
+            if names.iter().any(|((hash, _), _)| !range.contains(hash)) {
+                return Err(bad(folder, "the hashes of a leaf's names are those that it is listed with"));
+            }
         }
         if let Some((bytes, _)) = self.with_name(folder, &leaf, name)? {
             self.volume.store.write(number, bytes);
@@ -273,14 +284,18 @@ impl<D: BlockRead> Editor<D> {
             }
         }
         let entries = table.get(..used).unwrap_or_default().chunks_exact(ENTRY).enumerate();
-        Ok(entries
+        let children: Vec<Child> = entries
             .map(|(at, entry)| {
                 let half =
                     |from: usize| entry.get(from..).and_then(|rest| rest.first_chunk::<4>()).copied().unwrap_or_default();
                 let hash = if at == 0 { 0 } else { u32::from_le_bytes(half(0)) };
                 (hash, u32::from_le_bytes(half(4)) & 0x0FFF_FFFF)
             })
-            .collect())
+            .collect();
+        if !children.is_sorted_by_key(|(hash, _)| *hash) {
+            return Err(bad(folder, "the hashes of a node ascend"));
+        }
+        Ok(children)
     }
 
     /// Returns how many entries, the first included, a table at `at` of a block has room for.
@@ -422,6 +437,14 @@ impl Step {
     /// Returns the index of the block that the name is under.
     fn child(&self) -> u32 {
         self.children.get(self.position).map_or(0, |(_, block)| *block)
+    }
+
+    /// Returns the hashes that names below that block have, of those in `above`. Names of the last one may go on behind it, where
+    /// the lowest bit of the next hash says so.
+    fn range(&self, above: RangeInclusive<u32>) -> RangeInclusive<u32> {
+        let first = self.children.get(self.position).map_or(0, |(hash, _)| hash & !1);
+        let behind = self.children.get(self.position.saturating_add(1)).map_or(u32::MAX, |(hash, _)| hash.saturating_sub(1));
+        first.max(*above.start())..=behind.min(*above.end())
     }
 }
 

@@ -153,6 +153,9 @@ impl<D: BlockRead> Editor<D> {
         if !self.inode_map(group)?.get(index) {
             return Err(unused());
         }
+        if inode.xattr_block() != 0 {
+            self.check_in_use(inode.xattr_block(), 1)?;
+        }
         match LEFT_ALONE.iter().find(|(flag, _)| inode.has_flag(*flag)) {
             None => Ok(()),
             Some((_, word)) => Err(refused(format!("marks `{}` (inode {}) as {word}", self.path, inode.number))),

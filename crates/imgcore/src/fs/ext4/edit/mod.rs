@@ -23,7 +23,7 @@ mod steps;
 mod system;
 mod tree;
 
-pub(super) use self::blocks::{bytes_of, fresh_block_map, load_block_map};
+pub(super) use self::blocks::{bytes_of, fresh_block_map, load_block_map, system_blocks};
 pub(super) use self::contents::read_piece;
 pub(super) use self::inodes::load_inode_map;
 
@@ -36,6 +36,7 @@ use super::journal::{check_idle, replay};
 use super::layout::Layout;
 use super::mmp::check_unused;
 use super::superblock::{RawSuperblock, SUPERBLOCK_OFFSET, halves};
+use super::survey::survey;
 use super::volume::Volume;
 use crate::block::{BlockRead, BlockWrite};
 use crate::fs::{EditPlan, Error, GuestPath};
@@ -57,6 +58,8 @@ pub struct Editor<D> {
     system: Vec<(u64, u64)>,
     /// Inodes whose blocks are known to be in use, and not by the layout.
     owned: BTreeSet<u32>,
+    /// Leaves of indexes whose names are known to have the hashes that the index says.
+    ordered: BTreeSet<u64>,
     changed: bool,
 }
 
@@ -93,9 +96,11 @@ impl<D: BlockWrite> Editor<D> {
             touched: BTreeSet::new(),
             system,
             owned: BTreeSet::new(),
+            ordered: BTreeSet::new(),
             changed: false,
         };
         editor.check_bad_blocks()?;
+        survey(&editor.volume)?;
         editor.settle_orphans()?;
         Ok(editor)
     }

@@ -32,7 +32,8 @@ impl<D: BlockRead> Editor<D> {
         self.owned_tree(folder).map(drop)
     }
 
-    fn check_in_use(&mut self, mut start: u64, mut left: u32) -> Result<(), Error> {
+    /// Checks that blocks are in use, and not by the layout.
+    pub(super) fn check_in_use(&mut self, mut start: u64, mut left: u32) -> Result<(), Error> {
         let bad = |block: u64| corrupt(format!("block {block}"), "a block of one file is in use, and not by the layout");
         if self.is_system(start, left) {
             return Err(bad(start));

@@ -6,6 +6,7 @@ use crate::fs::ext4::extent::{FileExtent, encode_tree, nodes_needed};
 use crate::fs::ext4::feature::{EXTENTS, HUGE_FILE};
 use crate::fs::ext4::inline::is_inline;
 use crate::fs::ext4::inode::{EXTENTS_FLAG, Inode};
+use crate::fs::ext4::xattr::{Value, read_xattrs};
 
 impl<D: BlockWrite> Editor<D> {
     /// Gives a file these extents, listed as new files of this file system list them: in an extent tree, or in a block map when
@@ -40,13 +41,24 @@ impl<D: BlockWrite> Editor<D> {
         let data: u64 = all.iter().map(|extent| u64::from(extent.len)).sum();
         let blocks = data
             .saturating_add(u64::try_from(nodes.len()).unwrap_or(u64::MAX))
-            .saturating_add(u64::from(inode.xattr_block() != 0));
+            .saturating_add(u64::from(inode.xattr_block() != 0))
+            .saturating_add(self.value_blocks(inode)?);
         let sectors = blocks.saturating_mul(u64::from(layout.block_size / 512));
         if sectors > u64::from(u32::MAX) && !self.volume.raw.has_ro_compat(HUGE_FILE) {
             return Err(self.unrepresentable("a file of 2 TiB needs the feature `huge_file`"));
         }
         inode.set_sectors(sectors);
         Ok(())
+    }
+
+    /// Returns how many blocks the values of attributes take in inodes of their own: the file counts them as its.
+    fn value_blocks(&self, inode: &Inode) -> Result<u64, Error> {
+        let block_size = self.volume.layout().block_size;
+        let sizes = read_xattrs(&self.volume, inode)?.into_iter().filter_map(|attribute| match attribute.value {
+            Value::Inode(_, size) => Some(u64::from(size.div_ceil(block_size))),
+            Value::Here(_) => None,
+        });
+        Ok(sizes.fold(0, u64::saturating_add))
     }
 
     /// Gives the blocks of a file's contents and of its tree back. The inode is not saved.

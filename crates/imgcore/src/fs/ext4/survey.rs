@@ -1,0 +1,234 @@
+//! A look at all of a small file system, before it is changed and after: what is damaged is not changed, wherever the damage is.
+//!
+//! What an edit frees and what it takes can be somebody else's, and only a look at every file tells. That is cheap where few
+//! inodes are in use. Larger file systems are checked where the edit is.
+
+use std::collections::BTreeMap;
+
+use super::blockmap::read_map;
+use super::dirent::records;
+use super::edit::{load_block_map, load_inode_map, system_blocks};
+use super::error::corrupt;
+use super::extent::read_tree;
+use super::group::INODE_UNINIT;
+use super::inline::{inline_folder, is_inline};
+use super::inode::{EA_INODE_FLAG, EXTENTS_FLAG, Inode, ROOT_INODE};
+use super::volume::{Volume, has_tree};
+use crate::block::BlockRead;
+use crate::fs::{Error, FileKind};
+
+/// Checks every file, when at most some thousand inodes are in use: each block is in use and has one owner, each name leads to a
+/// file, each file has as many names as it says, and each folder has one place and knows it.
+///
+/// # Errors
+///
+/// [`Error::Corrupt`] names the first rule that is broken; otherwise the failure of the disk.
+pub(super) fn survey<D: BlockRead>(volume: &Volume<D>) -> Result<(), Error> {
+    let used = volume.raw.s_inodes_count.get().saturating_sub(volume.raw.s_free_inodes_count.get());
+    if used > MOST_INODES {
+        return Ok(());
+    }
+    let mut survey = Survey { volume, files: BTreeMap::new(), runs: Vec::new(), xattr_blocks: Vec::new(), folder_blocks: 0 };
+    for group in 0..volume.layout().groups {
+        survey.group(group)?;
+    }
+    survey.check_blocks()?;
+    if survey.folder_blocks <= MOST_FOLDER_BLOCKS { survey.check_names() } else { Ok(()) }
+}
+
+struct Survey<'a, D> {
+    volume: &'a Volume<D>,
+    /// The files that can have names.
+    files: BTreeMap<u32, Inode>,
+    /// Blocks of contents and of what lists them: start, end and inode.
+    runs: Vec<(u64, u64, u32)>,
+    xattr_blocks: Vec<u64>,
+    folder_blocks: u64,
+}
+
+impl<D: BlockRead> Survey<'_, D> {
+    /// Notes the inodes of a group that are in use.
+    fn group(&mut self, number: u32) -> Result<(), Error> {
+        let layout = *self.volume.layout();
+        let group = self.volume.group(number)?;
+        if group.has(INODE_UNINIT) || group.free_inodes == layout.inodes_per_group {
+            return Ok(());
+        }
+        let map = load_inode_map(self.volume, number)?;
+        let before = number.saturating_mul(layout.inodes_per_group);
+        for index in (0..layout.inodes_per_group).filter(|index| map.get(*index)) {
+            let inode = before.saturating_add(index).saturating_add(1);
+            // Other reserved ones are checked where they are used, or by nobody.
+            let is_file = inode >= layout.first_inode || inode == ROOT_INODE;
+            if (is_file || inode == self.volume.raw.s_journal_inum.get()) && self.is_written(inode)? {
+                self.inode(inode)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether an inode is more than zeros: in a new file system not even the root is there at first.
+    fn is_written(&self, number: u32) -> Result<bool, Error> {
+        let (block, at) = self.volume.inode_place(number)?;
+        let block = self.volume.store.block(block)?;
+        Ok(block.get(at..).unwrap_or_default().iter().take(128).any(|byte| *byte != 0))
+    }
+
+    fn inode(&mut self, number: u32) -> Result<(), Error> {
+        let inode = self.volume.inode(number)?;
+        // What waits to be deleted was deleted before.
+        if inode.raw.i_links_count.get() == 0 {
+            return Ok(());
+        }
+        let kind = inode.kind()?;
+        if inode.xattr_block() != 0 {
+            self.xattr_blocks.push(inode.xattr_block());
+        }
+        if has_tree(&inode, kind) {
+            let store = &self.volume.store;
+            let tree = if inode.has_flag(EXTENTS_FLAG) { read_tree(store, &inode)? } else { read_map(store, &inode)? };
+            if kind == FileKind::Directory {
+                let blocks = tree.extents.iter().map(|extent| u64::from(extent.len)).fold(0, u64::saturating_add);
+                self.folder_blocks = self.folder_blocks.saturating_add(blocks);
+            }
+            let extents = tree.extents.iter().map(|extent| (extent.physical, u64::from(extent.len)));
+            let all = extents.chain(tree.nodes.iter().map(|node| (*node, 1)));
+            self.runs.extend(all.map(|(start, len)| (start, start.saturating_add(len), number)));
+        }
+        // The values of attributes have no names, and the journal has none.
+        if !inode.has_flag(EA_INODE_FLAG) && (number >= self.volume.layout().first_inode || number == ROOT_INODE) {
+            self.files.insert(number, inode);
+        }
+        Ok(())
+    }
+
+    /// Checks that each block has one owner and is in use.
+    fn check_blocks(&mut self) -> Result<(), Error> {
+        self.xattr_blocks.sort_unstable();
+        // Files with the same attributes may share their block.
+        self.xattr_blocks.dedup();
+        self.runs.extend(self.xattr_blocks.iter().map(|block| (*block, block.saturating_add(1), 0)));
+        self.runs.extend(system_blocks(self.volume)?.into_iter().map(|(start, end)| (start, end, 0)));
+        self.runs.sort_unstable();
+        let mut last = 0;
+        for (start, end, _) in &self.runs {
+            if *start < last {
+                return Err(corrupt(format!("block {start}"), "a block is of one file, or of the layout"));
+            }
+            last = *end;
+        }
+        if last > self.volume.layout().blocks_count {
+            return Err(corrupt(format!("block {}", last.saturating_sub(1)), "it lies inside the file system"));
+        }
+        self.check_in_use()
+    }
+
+    fn check_in_use(&self) -> Result<(), Error> {
+        let layout = self.volume.layout();
+        let mut loaded = None;
+        for (start, end, _) in &self.runs {
+            let mut block = *start;
+            while block < *end {
+                let Some((group, index)) = layout.group_of_block(block) else { break };
+                let map = match loaded.take() {
+                    Some((number, map)) if number == group => map,
+                    _ => load_block_map(self.volume, group)?,
+                };
+                let count = u32::try_from(end.saturating_sub(block)).unwrap_or(u32::MAX);
+                let behind = index.saturating_add(count).min(layout.group_blocks(group));
+                if map.first_free(index, behind).is_some() {
+                    return Err(corrupt(format!("block {block}"), "a block of a file is in use"));
+                }
+                loaded = Some((group, map));
+                block = block.saturating_add(u64::from(behind.saturating_sub(index).max(1)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that names lead to files, and that files have as many as they say.
+    fn check_names(&self) -> Result<(), Error> {
+        let mut names: BTreeMap<u32, u32> = BTreeMap::new();
+        // The folder that has each folder, and how many folders each has.
+        let mut above: BTreeMap<u32, u32> = BTreeMap::from([(ROOT_INODE, ROOT_INODE)]);
+        let mut below: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut says: BTreeMap<u32, u32> = BTreeMap::new();
+        for (number, folder) in &self.files {
+            if folder.kind()? != FileKind::Directory {
+                continue;
+            }
+            says.insert(*number, self.parent(folder)?);
+            for entry in self.volume.entries(folder)? {
+                let child = u32::try_from(entry.inode).unwrap_or(u32::MAX);
+                let bad = || corrupt(format!("folder {number}"), "a name leads to a file in use");
+                let kind = self.files.get(&child).ok_or_else(bad)?.kind()?;
+                let count = names.entry(child).or_default();
+                *count = count.saturating_add(1);
+                if kind != FileKind::Directory {
+                    continue;
+                }
+                if above.insert(child, *number).is_some() {
+                    return Err(corrupt(format!("folder {child}"), "it has one name, outside of itself"));
+                }
+                let count = below.entry(*number).or_default();
+                *count = count.saturating_add(1);
+            }
+        }
+        for (child, parent) in &above {
+            if says.get(child).is_some_and(|says| says != parent) {
+                return Err(corrupt(format!("folder {child}"), "its `..` is the folder above it"));
+            }
+        }
+        self.check_links(&names, &below)
+    }
+
+    /// Checks the counts of names; what has no name is nobody's.
+    fn check_links(&self, names: &BTreeMap<u32, u32>, below: &BTreeMap<u32, u32>) -> Result<(), Error> {
+        for (number, inode) in &self.files {
+            let links = u32::from(inode.raw.i_links_count.get());
+            let is_right = if inode.kind()? == FileKind::Directory {
+                // Spec: "With the DIR_NLINK feature enabled, ext4 supports more than 64,998 subdirectories by setting this field to
+                // 1 to indicate that the number of hard links is not known."
+                links == 1 || links == below.get(number).copied().unwrap_or_default().saturating_add(2)
+            } else {
+                names.get(number).is_none_or(|names| *names == links)
+            };
+            if !is_right {
+                return Err(corrupt(format!("inode {number}"), "it has as many names as it says"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the folder above a folder, by what it says itself.
+    fn parent(&self, folder: &Inode) -> Result<u32, Error> {
+        if is_inline(folder) {
+            return Ok(inline_folder(folder)?.1);
+        }
+        let number = folder.number;
+        let mut parent = None;
+        for (index, block) in self.volume.folder_blocks(folder)? {
+            let bytes = self.volume.folder_block(folder, block)?;
+            for (at, record) in records(&bytes, number)?.iter().enumerate().filter(|(_, record)| record.inode != 0) {
+                let is_right = match (index, at, record.name) {
+                    (0, 0, b".") => record.inode == number,
+                    (0, 1, b"..") => {
+                        parent = Some(record.inode);
+                        true
+                    }
+                    (0, 0 | 1, _) | (_, _, b"." | b"..") => false,
+                    _ => true,
+                };
+                if !is_right {
+                    return Err(corrupt(format!("folder {number}"), "it begins with itself and the folder above, once"));
+                }
+            }
+        }
+        parent.ok_or_else(|| corrupt(format!("folder {number}"), "it begins with itself and the folder above, once"))
+    }
+}
+
+/// The most inodes in use: a mebibyte of them, as a rule.
+const MOST_INODES: u32 = 4096;
+/// The most blocks of folders that are read.
+const MOST_FOLDER_BLOCKS: u64 = 4096;

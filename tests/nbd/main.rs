@@ -8,6 +8,7 @@ mod liar;
 mod peer;
 mod prepare;
 mod proxy;
+mod psk;
 mod serve;
 mod served;
 mod tls;

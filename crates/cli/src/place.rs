@@ -1,5 +1,6 @@
 //! Where an image is that the command line names: a path, or the address of an NBD export.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -31,7 +32,9 @@ impl Place {
         let usage = |message: String| CommandError::new(ErrorKind::Usage, message).hint(HINT);
         let text = name.to_str().ok_or_else(|| usage("the address is not UTF-8".to_owned()))?;
         let uri = Uri::parse(text, &context.absolute(Path::new(""))).map_err(|error| usage(error.to_string()))?;
-        Ok(Self::Export(uri))
+        // Spec: `doc/uri.md`: "it SHOULD default to a local operating system credential if one is available"
+        let login = context.variable("LOGNAME").or_else(|| context.variable("USER"));
+        Ok(Self::Export(uri.with_user(login.and_then(OsStr::to_str))))
     }
 
     /// Returns it for the library.

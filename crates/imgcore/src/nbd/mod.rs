@@ -4,6 +4,7 @@
 //! uri        nbd://host/export, nbd+unix:///export?socket=PATH
 //! client     an export of some server as a block device
 //! server     disks for clients, over sockets
+//! tls        how both encrypt: certificates, or keys that both sides have
 //! attach     the kernel as a client: /dev/nbdX
 //! wire       messages as values, and as bytes; no input or output
 //! ```
@@ -13,6 +14,7 @@
 pub mod attach;
 pub mod client;
 pub mod server;
+pub mod tls;
 mod uri;
 pub mod wire;
 

@@ -30,9 +30,13 @@ pub enum Address {
     Unix(Vec<u8>),
 }
 
-/// How a connection is encrypted; the server has to prove who it is.
+/// How a connection is encrypted; the server has to prove who it is, by a certificate or by knowing a key.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct TlsSettings {
+    /// The file with the keys that both sides share, or its folder; then there are no certificates.
+    pub keys: Option<PathBuf>,
+    /// Whose key it is.
+    pub user: Option<String>,
     /// The folder with `ca-cert.pem`, and with `client-cert.pem` and `client-key.pem` if the client says who it is.
     pub certificates: Option<PathBuf>,
     /// The name that the server's certificate must have, where it is not that of the host.
@@ -73,6 +77,7 @@ impl Uri {
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (user, authority) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
         // Spec: "the path part of the URI except for the leading `/` character MUST be passed to the server as the export name"
         let export = String::from_utf8(decode(path)?).map_err(|_| "the export's name is not UTF-8")?;
         if export.contains('\0') || export.len() > MAX_STRING {
@@ -87,14 +92,13 @@ impl Uri {
             (false, Some(_)) => return Err("`socket` belongs to `nbd+unix://`".to_owned()),
             (false, None) => host(authority)?,
         };
-        let mut settings = parameters.tls;
-        if unix && tls && !authority.is_empty() && settings.hostname.is_none() {
-            // What the certificate has to say, as libnbd takes it.
-            settings.hostname = Some(authority.to_owned());
-        }
+        let settings = settings(parameters.tls, parameters.tls_type.as_deref(), user)?;
         if !tls && settings != TlsSettings::default() {
             return Err("encryption begins with `nbds`".to_owned());
         }
+        // What a certificate has to say, as libnbd takes it.
+        let hostname = (unix && tls && !authority.is_empty() && settings.keys.is_none()).then(|| authority.to_owned());
+        let settings = TlsSettings { hostname: settings.hostname.or(hostname), ..settings };
         Ok(Self { text: text.to_owned(), address, export, tls: tls.then_some(settings) })
     }
 
@@ -116,6 +120,18 @@ impl Uri {
         self.tls.as_ref()
     }
 
+    /// Lets the key be that of `user` where the address takes one and does not say whose.
+    #[must_use]
+    pub fn with_user(mut self, user: Option<&str>) -> Self {
+        if let Some(tls) = &mut self.tls
+            && tls.keys.is_some()
+            && tls.user.is_none()
+        {
+            tls.user = user.map(str::to_owned);
+        }
+        self
+    }
+
     /// Returns the address as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -134,6 +150,7 @@ impl fmt::Display for Uri {
 struct Parameters {
     socket: Option<Vec<u8>>,
     tls: TlsSettings,
+    tls_type: Option<String>,
 }
 
 impl Parameters {
@@ -156,10 +173,9 @@ impl Parameters {
                 "tls-hostname" => found.tls.hostname = Some(text()?),
                 "tls-verify-peer" if value == b"1" => {}
                 "tls-verify-peer" => return Err("a server that does not prove who it is is not talked to".to_owned()),
-                "tls-type" if value == b"x509" => {}
-                "tls-type" | "tls-psk-file" | "tls-username" => {
-                    return Err(format!("`{key}` is not supported: encryption is by certificates"));
-                }
+                "tls-psk-file" => found.tls.keys = Some(folder.join(OsStr::from_bytes(&value))),
+                "tls-username" => found.tls.user = Some(text()?),
+                "tls-type" => found.tls_type = Some(text()?),
                 // Spec: "Any other query parameters which the client does not understand SHOULD be diagnosed by the parser."
                 _ => return Err(format!("the parameter `{}` is not known", key.escape_debug())),
             }
@@ -168,11 +184,38 @@ impl Parameters {
     }
 }
 
+/// Returns how to encrypt, where `user` is in front of the host.
+fn settings(tls: TlsSettings, kind: Option<&str>, user: Option<&str>) -> Result<TlsSettings, String> {
+    let user = user.map(|user| String::from_utf8(decode(user)?).map_err(|_| "the user's name is not UTF-8".to_owned()));
+    let settings = match (user.transpose()?, &tls.user) {
+        (Some(user), Some(other)) if user != *other => return Err("it names two users".to_owned()),
+        (Some(user), _) => TlsSettings { user: Some(user), ..tls },
+        (None, _) => tls,
+    };
+    let by_key = settings.keys.is_some();
+    match kind {
+        None => {}
+        Some("psk") if by_key => {}
+        Some("x509") if !by_key => {}
+        Some("psk") => return Err("where the keys are is not said: `tls-psk-file=FILE` is missing".to_owned()),
+        Some("x509") => return Err("`tls-psk-file` is about keys, and `tls-type` about certificates".to_owned()),
+        // Whoever is in between could be anybody.
+        Some(_) => return Err("the `tls-type` of servers that prove who they are is `x509` or `psk`".to_owned()),
+    }
+    if by_key && (settings.certificates.is_some() || settings.hostname.is_some()) {
+        return Err("it has both keys, of `tls-psk-file`, and what is about certificates".to_owned());
+    }
+    if !by_key && settings.user.is_some() {
+        return Err("a user has a key: `tls-psk-file=FILE` is missing, and `nbds`".to_owned());
+    }
+    if settings.user.as_ref().is_some_and(|user| user.is_empty() || user.contains('\0')) {
+        return Err("the user's name is empty, or has a NUL".to_owned());
+    }
+    Ok(settings)
+}
+
 /// Returns the host and the port in `authority`.
 fn host(authority: &str) -> Result<Address, String> {
-    if authority.contains('@') {
-        return Err("user names are not supported: encryption is by certificates".to_owned());
-    }
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => rest.split_once(']').ok_or("a bracket is open")?,
         None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
@@ -253,6 +296,27 @@ mod tests {
     }
 
     #[test]
+    fn users_and_their_keys_are_found() {
+        for (text, user) in [
+            ("nbds://alice@h:1/x?tls-psk-file=k", Some("alice")),
+            ("nbds://h:1/x?tls-psk-file=k&tls-username=alice&tls-type=psk", Some("alice")),
+            ("nbds://alice@h/?tls-username=alice&tls-psk-file=/w/k", Some("alice")),
+            ("nbds://a%40b@[::1]:2/?tls-psk-file=k", Some("a@b")),
+            ("nbds+unix://alice@/x?socket=s&tls-psk-file=k", Some("alice")),
+            ("nbds+unix://localhost/x?socket=s&tls-psk-file=k", None),
+            ("nbds://h/?tls-psk-file=k", None),
+        ] {
+            let uri = parse(text).unwrap();
+            let tls = uri.tls().unwrap();
+            assert_eq!((tls.keys.as_deref(), tls.user.as_deref()), (Some(Path::new("/w/k")), user), "{text}");
+            assert_eq!((&tls.hostname, &tls.certificates), (&None, &None));
+            let uri = uri.with_user(Some("bob"));
+            assert_eq!(uri.tls().unwrap().user.as_deref(), user.or(Some("bob")));
+        }
+        assert!(parse("nbds://h/?tls-certificates=c").unwrap().with_user(Some("bob")).tls().unwrap().user.is_none());
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused() {
         for text in [
             "nbd:h:1",
@@ -277,6 +341,16 @@ mod tests {
             "nbd+unix:///x?socket=",
             "nbd+unix:///x?socket=a&socket=b",
             "nbds://h/?tls-type=psk",
+            "nbds://h/?tls-type=anon",
+            "nbds://u@h/",
+            "nbds://u@h/?tls-certificates=c",
+            "nbds://u@h/?tls-psk-file=k&tls-certificates=c",
+            "nbds://u@h/?tls-psk-file=k&tls-hostname=h",
+            "nbds://u@h/?tls-psk-file=k&tls-type=x509",
+            "nbds://u@h/?tls-psk-file=k&tls-username=v",
+            "nbds://@h/?tls-psk-file=k",
+            "nbds://%00@h/?tls-psk-file=k",
+            "nbd://u@h/?tls-psk-file=k",
             "nbds://h/?tls-verify-peer=maybe",
             "nbds://h/?tls-verify-peer=0",
         ] {

@@ -1,6 +1,6 @@
-//! Encryption, with certificates in the files that libnbd and QEMU use.
+//! Encryption, with certificates or keys in the files that libnbd and QEMU use.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -14,32 +14,46 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use super::connection::lock;
 use super::fault::Fault;
 use super::stream::{Socket, refused};
-use crate::nbd::{Address, Uri};
+use crate::nbd::tls::{Client, Keys, Layer, Session as KeySession};
+use crate::nbd::{Address, TlsSettings, Uri};
 
 /// The state of an encrypted connection, which both directions share.
-pub(super) type Session = Arc<Mutex<ClientConnection>>;
+pub(super) type Session = Arc<Mutex<dyn Layer>>;
 
 /// Begins encryption on `socket`, and returns the session with its incoming half.
 pub(super) fn start(socket: &Socket, uri: &Uri, until: Instant) -> Result<(Session, Incoming), Fault> {
-    let mut session = ClientConnection::new(Arc::new(config(uri)?), name(uri)?).map_err(unusable)?;
-    session.set_buffer_limit(None);
+    let settings = uri.tls().cloned().unwrap_or_default();
+    let session: Session = match (&settings.keys, &settings.user) {
+        (Some(keys), user) => Arc::new(Mutex::new(by_key(keys, user.as_deref())?)),
+        (None, _) => Arc::new(Mutex::new(by_certificates(uri, &settings)?)),
+    };
     let mut incoming = Incoming { raw: vec![0; RECORDS].into_boxed_slice(), held: 0..0 };
-    while session.is_handshaking() {
+    shake(&session, socket, &mut incoming, until).map_err(|fault| match &settings {
+        TlsSettings { keys: Some(keys), user: Some(user), .. } => {
+            let text = format!("{}, with the key of `{}` in `{}`", fault.text, user.escape_debug(), keys.display());
+            Fault::new(fault.kind, text)
+        }
+        _ => fault,
+    })?;
+    Ok((session, incoming))
+}
+
+/// Lets both sides trust each other.
+fn shake(session: &Session, socket: &Socket, incoming: &mut Incoming, until: Instant) -> Result<(), Fault> {
+    let mut session = lock(session);
+    loop {
         let mut out = Vec::new();
         while session.wants_write() {
-            session.write_tls(&mut out)?;
+            session.send(&mut out)?;
         }
         socket.send_until(&[&out], until)?;
-        if session.is_handshaking() && !incoming.feed(&mut session)? {
+        if !session.is_handshaking() {
+            return Ok(());
+        }
+        if !incoming.feed(&mut *session)? {
             incoming.fill(socket, until)?;
         }
     }
-    let mut out = Vec::new();
-    while session.wants_write() {
-        session.write_tls(&mut out)?;
-    }
-    socket.send_until(&[&out], until)?;
-    Ok((Arc::new(Mutex::new(session)), incoming))
 }
 
 /// Sends `parts`, one behind the other.
@@ -47,9 +61,9 @@ pub(super) fn send(session: &Session, socket: &Socket, parts: &[&[u8]], until: I
     let mut out = Vec::new();
     for part in parts.iter().flat_map(|part| part.chunks(PIECE)) {
         let mut session = lock(session);
-        session.writer().write_all(part)?;
+        session.write(part)?;
         while session.wants_write() {
-            session.write_tls(&mut out)?;
+            session.send(&mut out)?;
         }
         drop(session);
         if out.len() >= PIECE {
@@ -78,11 +92,11 @@ impl Incoming {
     ) -> Result<usize, Fault> {
         loop {
             let mut session = lock(session);
-            match session.reader().read(buf) {
+            match session.read(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Ok(done?),
             }
-            let fed = self.feed(&mut session)?;
+            let fed = self.feed(&mut *session)?;
             drop(session);
             if !fed {
                 self.fill(socket, until)?;
@@ -91,14 +105,13 @@ impl Incoming {
     }
 
     /// Decrypts some of what is there, or returns that nothing is.
-    fn feed(&mut self, session: &mut ClientConnection) -> Result<bool, Fault> {
-        let mut held = self.raw.get(self.held.clone()).unwrap_or_default();
+    fn feed(&mut self, session: &mut dyn Layer) -> Result<bool, Fault> {
+        let held = self.raw.get(self.held.clone()).unwrap_or_default();
         if held.is_empty() {
             return Ok(false);
         }
-        let len = session.read_tls(&mut held)?;
+        let len = session.feed(held).map_err(unusable)?;
         self.held.start = self.held.start.saturating_add(len);
-        session.process_new_packets().map_err(unusable)?;
         Ok(true)
     }
 
@@ -113,10 +126,21 @@ impl Incoming {
     }
 }
 
-/// Returns whom to believe, and who this client is.
-fn config(uri: &Uri) -> Result<ClientConfig, Fault> {
-    let folder = uri.tls().and_then(|tls| tls.certificates.as_deref());
-    let folder = folder.ok_or_else(|| refused("whom to believe is not said: `tls-certificates=FOLDER` is missing"))?;
+/// Begins a connection to a server that knows the key of `user`.
+fn by_key(file: &Path, user: Option<&str>) -> Result<KeySession, Fault> {
+    let user = user.ok_or_else(|| refused("whose key is used is not said: `nbds://USER@HOST` or `tls-username=USER`"))?;
+    let keys = Keys::read(file).map_err(|error| refused(error.to_string()))?;
+    let client = Client::new(&keys, user).map_err(unusable)?;
+    let none = || refused(format!("`{}` has no key of `{}`", keys.path().display(), user.escape_debug()));
+    client.ok_or_else(none)?.start().map_err(unusable)
+}
+
+/// Begins a connection to a server that has a certificate.
+fn by_certificates(uri: &Uri, settings: &TlsSettings) -> Result<rustls::Connection, Fault> {
+    let unusable = |error: rustls::Error| unusable(io::Error::other(error));
+    let folder = settings.certificates.as_deref();
+    let folder = folder
+        .ok_or_else(|| refused("whom to believe is not said: `tls-certificates=FOLDER` is missing, or `tls-psk-file=FILE`"))?;
     let mut roots = RootCertStore::empty();
     for authority in certificates(&folder.join("ca-cert.pem"))? {
         roots.add(authority).map_err(unusable)?;
@@ -126,17 +150,20 @@ fn config(uri: &Uri) -> Result<ClientConfig, Fault> {
         .map_err(unusable)?
         .with_root_certificates(roots);
     let (own, key) = (folder.join("client-cert.pem"), folder.join("client-key.pem"));
-    if !own.exists() {
-        return Ok(config.with_no_client_auth());
-    }
-    let secret = PrivateKeyDer::from_pem_file(&key).map_err(|error| unreadable(&key, error))?;
-    config.with_client_auth_cert(certificates(&own)?, secret).map_err(unusable)
+    let config = if own.exists() {
+        let secret = PrivateKeyDer::from_pem_file(&key).map_err(|error| unreadable(&key, error))?;
+        config.with_client_auth_cert(certificates(&own)?, secret).map_err(unusable)?
+    } else {
+        config.with_no_client_auth()
+    };
+    let mut session = ClientConnection::new(Arc::new(config), name(uri, settings)?).map_err(unusable)?;
+    session.set_buffer_limit(None);
+    Ok(session.into())
 }
 
 /// Returns the name that the server's certificate must have.
-fn name(uri: &Uri) -> Result<ServerName<'static>, Fault> {
-    let given = uri.tls().and_then(|tls| tls.hostname.clone());
-    let name = given.or_else(|| match uri.address() {
+fn name(uri: &Uri, settings: &TlsSettings) -> Result<ServerName<'static>, Fault> {
+    let name = settings.hostname.clone().or_else(|| match uri.address() {
         Address::Tcp(host, _) => Some(host.clone()),
         Address::Unix(_) => None,
     });
@@ -154,7 +181,7 @@ fn unreadable(path: &Path, error: PemError) -> Fault {
     refused(format!("`{}` cannot be used: {error}", path.display()))
 }
 
-fn unusable(error: rustls::Error) -> Fault {
+fn unusable(error: io::Error) -> Fault {
     refused(format!("the connection cannot be encrypted: {error}"))
 }
 

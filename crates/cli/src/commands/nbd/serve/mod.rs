@@ -36,6 +36,7 @@ Examples:
   vmimg nbd serve -r --listen 127.0.0.1:0 debian-12.qcow2
   vmimg nbd serve --cow --once -f raw disk.raw
   vmimg nbd serve --tls-creds /etc/pki/qemu --listen 0.0.0.0:10809 web1.qcow2
+  vmimg nbd serve --tls-psk keys.psk --listen 0.0.0.0:10809 web1.qcow2
   vmimg nbd serve --name root --name data -k s.sock root.qcow2 data.raw")]
 pub(super) struct Args {
     #[command(flatten)]

@@ -6,15 +6,17 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use imgcore::nbd::server::Stream;
+use imgcore::nbd::tls::Layer;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustls::ServerConnection;
 
 /// Moves bytes until both sides have ended. Memory is bounded: a side that is full stops the other.
 pub(super) struct Pump {
     stream: Stream,
     plain: UnixStream,
-    tls: ServerConnection,
+    tls: Box<dyn Layer>,
+    /// Bytes that came from the client.
+    encrypted: Vec<u8>,
     /// Bytes that are decrypted, and how many of them the plain side has taken.
     decrypted: Vec<u8>,
     taken: usize,
@@ -26,12 +28,12 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    pub(super) fn new(stream: Stream, plain: UnixStream, tls: ServerConnection) -> io::Result<Self> {
+    pub(super) fn new(stream: Stream, plain: UnixStream, tls: Box<dyn Layer>) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         plain.set_nonblocking(true)?;
-        let buffer = vec![0; BUFFER];
+        let (encrypted, buffer) = (vec![0; RECORDS], vec![0; BUFFER]);
         let (decrypted, taken) = (Vec::new(), 0);
-        Ok(Self { stream, plain, tls, decrypted, taken, buffer, client_ended: false, server_ended: None })
+        Ok(Self { stream, plain, tls, encrypted, decrypted, taken, buffer, client_ended: false, server_ended: None })
     }
 
     pub(super) fn run(&mut self) -> io::Result<()> {
@@ -71,23 +73,48 @@ impl Pump {
 
     /// Reads encrypted bytes, and decrypts what is whole.
     fn receive(&mut self) -> io::Result<()> {
-        match self.tls.read_tls(&mut &self.stream) {
-            Ok(0) => self.client_ended = true,
-            Ok(_) => {}
+        let len = match (&self.stream).read(&mut self.encrypted) {
+            Ok(len) => len,
             Err(error) if is_later(&error) => return Ok(()),
             Err(error) => return Err(error),
-        }
-        let state = self.tls.process_new_packets();
-        let Ok(state) = state else {
+        };
+        self.client_ended |= len == 0;
+        let decrypted = self.decrypt(len);
+        if decrypted.is_err() {
             // The client learns what is wrong with it.
             let _gone = self.send();
-            return Err(io::ErrorKind::InvalidData.into());
-        };
-        self.decrypted.resize(state.plaintext_bytes_to_read(), 0);
-        self.tls.reader().read_exact(&mut self.decrypted)?;
-        self.client_ended |= state.peer_has_closed();
+        }
+        decrypted?;
         if self.client_ended && self.decrypted.is_empty() {
             self.plain.shutdown(Shutdown::Write)?;
+        }
+        Ok(())
+    }
+
+    /// Decrypts the first `len` bytes that were read.
+    fn decrypt(&mut self, len: usize) -> io::Result<()> {
+        let mut rest = self.encrypted.get(..len).unwrap_or_default();
+        while !rest.is_empty() {
+            let fed = self.tls.feed(rest)?;
+            if fed == 0 {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            rest = rest.get(fed..).unwrap_or_default();
+            loop {
+                let begin = self.decrypted.len();
+                self.decrypted.resize(begin.saturating_add(RECORD), 0);
+                let read = self.tls.read(self.decrypted.get_mut(begin..).unwrap_or_default());
+                self.decrypted.truncate(begin.saturating_add(*read.as_ref().unwrap_or(&0)));
+                match read {
+                    Ok(0) => {
+                        self.client_ended = true;
+                        return Ok(());
+                    }
+                    Ok(_) => {}
+                    Err(error) if is_later(&error) => break,
+                    Err(error) => return Err(error),
+                }
+            }
         }
         Ok(())
     }
@@ -113,11 +140,11 @@ impl Pump {
     fn take(&mut self) -> io::Result<()> {
         match self.plain.read(&mut self.buffer) {
             Ok(0) => {
-                self.tls.send_close_notify();
+                self.tls.close();
                 self.server_ended = Some(Instant::now());
                 Ok(())
             }
-            Ok(len) => self.tls.writer().write_all(self.buffer.get(..len).unwrap_or_default()),
+            Ok(len) => self.tls.write(self.buffer.get(..len).unwrap_or_default()),
             Err(error) if is_later(&error) => Ok(()),
             Err(error) => Err(error),
         }
@@ -125,7 +152,7 @@ impl Pump {
 
     fn send(&mut self) -> io::Result<()> {
         while self.tls.wants_write() {
-            match self.tls.write_tls(&mut &self.stream) {
+            match self.tls.send(&mut &self.stream) {
                 Ok(_) => {}
                 Err(error) if is_later(&error) => return Ok(()),
                 Err(error) => return Err(error),
@@ -170,6 +197,10 @@ const READABLE: PollFlags = PollFlags::IN.union(PollFlags::HUP).union(PollFlags:
 
 /// Bytes that are encrypted at once.
 const BUFFER: usize = 256 << 10;
+
+/// Bytes that are decrypted at once, and the most of a record.
+const RECORDS: usize = 64 << 10;
+const RECORD: usize = 16 << 10;
 
 /// How long the last bytes may take to leave.
 const GRACE: Duration = Duration::from_secs(5);

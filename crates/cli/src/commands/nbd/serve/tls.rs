@@ -1,6 +1,5 @@
-//! Encryption: certificates from a folder, as QEMU's `tls-creds-x509` has them.
+//! Encryption: certificates from a folder, or keys from a file, as QEMU's `tls-creds-x509` and `tls-creds-psk` have them.
 
-use std::fmt;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -8,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use imgcore::nbd::server::{Encrypted, StartTls, Stream};
+use imgcore::nbd::tls::{Keys, Layer, Server};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
@@ -17,6 +17,7 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use super::pump::Pump;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
+use crate::output::warn;
 
 /// How connections are encrypted.
 #[derive(Clone, Debug, clap::Args)]
@@ -27,24 +28,29 @@ pub(super) struct TlsArgs {
     /// Let clients in that have no certificate of this authority
     #[arg(long, requires = "tls_creds")]
     tls_any_client: bool,
-    /// Not supported: keys that both sides share
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// Encrypt, with the keys in a file of psktool, or keys.psk of a folder
+    #[arg(long, value_name = "FILE")]
     tls_psk: Option<PathBuf>,
 }
 
 /// Encrypts connections.
-pub(super) struct Tls(Arc<ServerConfig>);
+#[derive(Debug)]
+pub(super) enum Tls {
+    /// Of clients that a certificate tells, or of any.
+    Certificates(Arc<ServerConfig>),
+    /// Of clients that know a key.
+    Keys(Server),
+}
 
 impl TlsArgs {
-    /// Reads the certificates, if there is to be encryption.
+    /// Reads the certificates or the keys, if there is to be encryption.
     ///
     /// # Errors
     ///
-    /// When a file cannot be read or does not hold what it should; [`ErrorKind::Unsupported`] for shared keys.
+    /// When a file cannot be read or does not hold what it should; when every user could have changed the keys.
     pub(super) fn open(&self, context: &Context) -> Result<Option<Tls>, CommandError> {
-        if self.tls_psk.is_some() {
-            let message = "TLS with pre-shared keys is not supported: the TLS library, rustls, has none";
-            return Err(CommandError::new(ErrorKind::Unsupported, message).hint("`--tls-creds DIR` takes certificates"));
+        if let Some(file) = &self.tls_psk {
+            return keys(&context.absolute(file), context).map(|server| Some(Tls::Keys(server)));
         }
         let Some(folder) = &self.tls_creds else { return Ok(None) };
         let folder = context.absolute(folder);
@@ -67,25 +73,37 @@ impl TlsArgs {
         let key_file = folder.join(KEY);
         let key = PrivateKeyDer::from_pem_file(&key_file).map_err(|error| wrong(&key_file).with_source(error))?;
         let config = builder.with_single_cert(chain, key).map_err(unusable)?;
-        Ok(Some(Tls(Arc::new(config))))
+        Ok(Some(Tls::Certificates(Arc::new(config))))
     }
 }
 
 impl StartTls for Tls {
     fn start(&self, stream: Stream) -> io::Result<Encrypted> {
-        let mut connection = ServerConnection::new(Arc::clone(&self.0)).map_err(io::Error::other)?;
-        connection.set_buffer_limit(Some(BUFFER));
+        let layer: Box<dyn Layer> = match self {
+            Self::Certificates(config) => {
+                let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+                connection.set_buffer_limit(Some(BUFFER));
+                Box::new(rustls::Connection::from(connection))
+            }
+            Self::Keys(server) => Box::new(server.start()?),
+        };
         let (near, far) = UnixStream::pair()?;
-        let mut pump = Pump::new(stream, far, connection)?;
+        let mut pump = Pump::new(stream, far, layer)?;
         let pump = thread::Builder::new().name("nbd tls".to_owned()).spawn(move || drop(pump.run()))?;
         Ok(Encrypted { plain: Stream::Unix(near), pump })
     }
 }
 
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").finish_non_exhaustive()
+/// Reads the keys in `path`.
+fn keys(path: &Path, context: &Context) -> Result<Server, CommandError> {
+    let keys = Keys::read(path).map_err(|error| {
+        let kind = if error.missing { ErrorKind::NotFound } else { ErrorKind::Usage };
+        CommandError::new(kind, error.to_string()).hint("`psktool -u USER -p FILE` makes one; each line is `USER:KEY`")
+    })?;
+    if keys.is_shown_to_others() {
+        warn(context, format!("every user can read the keys in `{0}`; `chmod 600 {0}` ends that", keys.path().display()));
     }
+    Server::new(keys).map_err(|error| CommandError::io("OpenSSL cannot encrypt with keys", error))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CommandError> {

@@ -83,12 +83,17 @@ impl Shape {
         let first = u32::from(options.block_size == 1024);
         // One block of bits describes a group, and its free blocks are counted in 16 bits.
         let per_group = options.block_size.saturating_mul(8).min(MOST_PER_GROUP);
-        let inodes = blocks.saturating_mul(block).checked_div(options.inode_ratio).unwrap_or_default();
-        let inodes = inodes.clamp(FEWEST_INODES, u64::from(u32::MAX));
+        let of_ratio = blocks.saturating_mul(block).checked_div(options.inode_ratio).unwrap_or_default();
+        let inodes = options.inodes.unwrap_or(of_ratio).clamp(FEWEST_INODES, u64::from(u32::MAX));
         loop {
             let used = blocks.checked_sub(u64::from(first)).filter(|used| *used > 0).ok_or_else(|| too_small(size))?;
             let groups = u32::try_from(used.div_ceil(u64::from(per_group))).unwrap_or(u32::MAX);
             let inodes_per_group = inodes_per_group(options, inodes, groups);
+            let each = inodes.div_ceil(u64::from(groups));
+            let bytes = inodes.saturating_mul(u64::from(options.inode_size));
+            if options.inodes.is_some() && (each > most_inodes(block) || bytes >= blocks.saturating_mul(block)) {
+                return Err(refused("cannot be made: it has no room for so many inodes"));
+            }
             let table = u64::from(inodes_per_group).saturating_mul(u64::from(options.inode_size)).div_ceil(block);
             let journal = options.journal_blocks(blocks);
             let reserved_gdt = reserved_gdt(options, blocks, groups);
@@ -121,11 +126,16 @@ impl Shape {
 /// Returns the inodes of each group: their table fills whole blocks, and their number is a multiple of 8.
 fn inodes_per_group(options: &CreateOptions, inodes: u64, groups: u32) -> u32 {
     let (block, inode) = (u64::from(options.block_size), u64::from(options.inode_size));
-    let most = block.saturating_mul(8).min(u64::from(MOST_PER_GROUP));
+    let most = most_inodes(block);
     let wanted = inodes.div_ceil(u64::from(groups)).clamp(FEWEST_INODES, most);
     let table = wanted.saturating_mul(inode).div_ceil(block);
     let filled = table.saturating_mul(block).checked_div(inode).unwrap_or_default();
     u32::try_from((filled & !7).clamp(8, most)).unwrap_or(u32::MAX)
+}
+
+/// Returns the most inodes of a group, whose bits fill one block.
+fn most_inodes(block: u64) -> u64 {
+    block.saturating_mul(8).min(u64::from(MOST_PER_GROUP))
 }
 
 /// Returns the blocks to reserve for more descriptors.
@@ -162,6 +172,9 @@ fn check(options: &CreateOptions) -> Result<(), Error> {
     }
     if !(1024..=67_108_864).contains(&options.inode_ratio) || options.inode_ratio < u64::from(block) {
         return bad(format!("an inode for every {} bytes: that is not from a block to 64 MiB", options.inode_ratio));
+    }
+    if options.inodes == Some(0) {
+        return bad("it has one inode at least".to_owned());
     }
     if options.reserved > 5000 {
         return bad("at most half of it can be reserved".to_owned());

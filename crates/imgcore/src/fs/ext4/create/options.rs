@@ -40,6 +40,8 @@ pub struct CreateOptions {
     pub inode_size: u16,
     /// Bytes of the disk for each inode.
     pub inode_ratio: u64,
+    /// How many inodes, before tables are made whole blocks in every group; as many as `inode_ratio` makes them otherwise.
+    pub inodes: Option<u64>,
     /// What only root may use, in hundredths of a percent: at most 5000.
     pub reserved: u32,
     /// Bytes of the journal; those that mke2fs chooses otherwise.
@@ -79,6 +81,7 @@ impl CreateOptions {
             block_size,
             inode_size,
             inode_ratio,
+            inodes: None,
             reserved: 500,
             journal_size: None,
             label: String::new(),

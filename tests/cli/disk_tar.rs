@@ -67,6 +67,13 @@ fn a_tree_goes_in_and_comes_out_as_gnu_tar_has_it() {
     let output = sandbox.program().args("disk mkfs --from - ext4 new.raw 32M".split(' ')).stdin(bytes).output();
     assert_eq!(sandbox.outcome(output).status, 0);
     same("new.raw", "", "source.tar");
+    // The same from the folder itself.
+    let program = env!("CARGO_BIN_EXE_vmimg-program");
+    mounted(&sandbox, "source.raw", &format!("{program} disk mkfs --from tree ext4 SANDBOX/folder.raw 32M"));
+    same("folder.raw", "", "source.tar");
+    fs::copy(sandbox.path("empty.raw"), sandbox.path("copy.raw")).unwrap();
+    mounted(&sandbox, "source.raw", &format!("{program} disk put --archive SANDBOX/copy.raw tree /srv/tree"));
+    same("copy.raw", "srv/tree", "source.tar");
     // Out again.
     sandbox.done("disk get --tar out.tar to.raw /srv/tree");
     let out = sandbox.done("disk get --tar - to.raw /srv/tree/sub");

@@ -91,6 +91,26 @@ fn options_that_do_not_fit_are_refused() {
 }
 
 #[test]
+fn a_slip_of_a_new_user_is_told_with_what_was_meant() {
+    let sandbox = sandbox();
+    sandbox.file("tree/big", vec![7; 3 << 20]);
+    for (line, status, said) in [
+        ("ext4 20G", 3, "error: there is no `20G`\n\nhint: a new image has its SIZE behind its name, as in `data.raw 20G`\n"),
+        (
+            "--from tree ext4 new.raw 3M",
+            6,
+            "error: files of 3 MiB do not fit into a file system of 3 MiB\ncaused by: no space left",
+        ),
+        ("-N 100000 ext4 new.raw 1M", 5, "it has no room for so many inodes"),
+        ("ext4 new.qcow2 1M", 0, "warning: `new.qcow2` becomes a raw image: `-f qcow2` makes one of qcow2\n"),
+    ] {
+        let outcome = sandbox.run(&format!("disk mkfs {line}"));
+        assert!(outcome.status == status && outcome.stderr.contains(said), "{line}: {outcome}");
+    }
+    assert_eq!(sandbox.names(), ["new.qcow2", "tree"]);
+}
+
+#[test]
 fn a_file_system_gets_the_size_that_is_asked_for() {
     let sandbox = sandbox();
     sandbox.done("disk mkfs ext4 disk.raw 64M");

@@ -11,25 +11,29 @@ use imgcore::storage::{Access, FileDisk};
 
 use crate::error::CommandError;
 
-/// Returns the contents of a host file: those of a small one at once, so that many do not stay open.
-///
-/// # Errors
-///
-/// The failure of the operating system.
-pub(super) fn contents(source: PathBuf, found: &Metadata) -> Result<Content, CommandError> {
-    let is_dense = found.blocks().saturating_mul(512) >= found.size();
-    if found.size() <= SMALL && is_dense {
-        let read = fs::read(&source);
-        return Ok(Content::from(
-            read.map_err(|error| CommandError::io(format!("cannot read `{}`", source.display()), error))?,
-        ));
-    }
-    Ok(lazy_contents(source, found))
+/// Makes contents of files, and knows how many of them are in memory.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    held: u64,
 }
 
-/// Returns the contents of a host file, which are read when they are needed.
-pub(super) fn lazy_contents(source: PathBuf, found: &Metadata) -> Content {
-    Content::Disk(Arc::new(HostFile { size: found.size(), path: source }))
+impl Contents {
+    /// Returns the contents of a host file: those of a small one at once, as long as all of them do not fill the memory, and those of
+    /// others when they are needed.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the operating system.
+    pub(super) fn of(&mut self, source: PathBuf, found: &Metadata) -> Result<Content, CommandError> {
+        let is_dense = found.blocks().saturating_mul(512) >= found.size();
+        let held = self.held.saturating_add(found.size());
+        if found.size() > SMALL || !is_dense || held > MOST_HELD {
+            return Ok(Content::Disk(Arc::new(HostFile { size: found.size(), path: source })));
+        }
+        self.held = held;
+        let read = fs::read(&source);
+        read.map(Content::from).map_err(|error| CommandError::io(format!("cannot read `{}`", source.display()), error))
+    }
 }
 
 /// A file of the host that is open only while it is read, as there may be more of them than may be open.
@@ -61,3 +65,5 @@ impl BlockRead for HostFile {
 
 /// Bytes of a file that is read at once.
 const SMALL: u64 = 1 << 20;
+/// Bytes of all files that are.
+const MOST_HELD: u64 = 64 << 20;

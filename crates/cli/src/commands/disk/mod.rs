@@ -11,6 +11,8 @@ mod diff;
 mod get;
 mod grow;
 mod host_file;
+mod host_tree;
+mod host_xattr;
 mod inject;
 mod inspect;
 mod ln;

@@ -1,11 +1,11 @@
 //! The options of ext2, ext3 and ext4, in mke2fs's spelling.
 
 use imgcore::fs::ext4::{CreateOptions, Kind, Release, Timestamp};
-use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
+use crate::mkfs::ext_options;
 use crate::size::Size;
 
 /// What distinguishes a new ext file system from the one that mke2fs would make by itself.
@@ -23,6 +23,9 @@ pub(super) struct ExtArgs {
     /// Bytes of the disk for each inode
     #[arg(short = 'i', value_name = "BYTES")]
     inode_ratio: Option<u64>,
+    /// How many inodes, whatever the size of the disk
+    #[arg(short = 'N', value_name = "COUNT", conflicts_with = "inode_ratio")]
+    inodes: Option<u64>,
     /// Percent that only root may use; 5 otherwise
     #[arg(short = 'm', value_name = "PERCENT")]
     reserved: Option<f64>,
@@ -50,8 +53,7 @@ enum Like {
 }
 
 impl ExtArgs {
-    /// Returns the options of a file system on `size` bytes. What names are hashed with follows from the UUID, so that the same
-    /// arguments and clock give the same bytes.
+    /// Returns the options of a file system on `size` bytes.
     pub(super) fn options(&self, context: &Context, kind: Kind, size: u64, uuid: Uuid) -> Result<CreateOptions, CommandError> {
         let release = match self.like {
             Some(Like::El7) => Release::El7,
@@ -59,14 +61,13 @@ impl ExtArgs {
             Some(Like::Debian12) | None => Release::Debian12,
             Some(Like::Debian13) => Release::Debian13,
         };
-        let mut hash_seed = [0; 16];
-        hash_seed.iter_mut().zip(Sha256::digest(uuid.as_bytes())).for_each(|(to, from)| *to = from);
         let now = Timestamp { secs: context.unix_time(), nanos: 0 };
-        let mut options = CreateOptions::new(kind, release, size, uuid.into_bytes(), hash_seed, now);
+        let mut options = ext_options(kind, release, size, uuid, now);
         options.block_size = self.block_size.unwrap_or(options.block_size);
         options.inode_size = self.inode_size.unwrap_or(options.inode_size);
         // A block for each inode at least, as in mke2fs.
         options.inode_ratio = self.inode_ratio.unwrap_or(options.inode_ratio.max(u64::from(options.block_size)));
+        options.inodes = self.inodes;
         options.journal_size = self.journal_size.map(|size| size.0);
         options.most_blocks = self.most_blocks;
         if let Some(percent) = self.reserved {

@@ -1,13 +1,13 @@
 //! `vmimg disk mkfs`: a file system or swap space, on a new image or on one that is there.
 
 mod ext;
-mod tree;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use imgcore::block::{BlockWrite, MemoryDisk, Resize, Staged};
-use imgcore::fs::ext4::{self, Editor, Kind};
-use imgcore::fs::{GuestPath, swap, vfat};
+use imgcore::fs::ext4::{self, Editor, Timestamp};
+use imgcore::fs::{Edit, EditPlan, Error, GuestPath};
 use imgcore::image::{self, ConvertOptions, Format, NewDisk};
 use imgcore::partition::Table;
 use imgcore::qcow2::{CreateOptions, Preallocation};
@@ -16,12 +16,15 @@ use uuid::Uuid;
 
 use self::ext::ExtArgs;
 use super::change::{ChangeArgs, Task, change};
+use super::host_tree::{Taken, steps};
 use super::tar;
 use super::volume::{Via, VolumeArgs};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
+use crate::mkfs::{self, Kind};
 use crate::open::TrustArgs;
-use crate::output::{ReportArgs, human_size, printable};
+use crate::output::{ReportArgs, human_size, printable, warn};
+use crate::place::Place;
 use crate::size::Size;
 use crate::volumes::known_content;
 
@@ -59,7 +62,7 @@ pub(super) struct Args {
     #[arg(short = 'U', long, value_name = "UUID")]
     uuid: Option<Uuid>,
     /// Fill an ext file system with this folder or tar archive, `-` for standard
-    /// input, owners included
+    /// input: owners, times, links, attributes and access lists as they are
     #[arg(long, value_name = "PATH")]
     from: Option<PathBuf>,
     #[command(flatten)]
@@ -68,7 +71,7 @@ pub(super) struct Args {
     trust: TrustArgs,
     /// What is made: ext2, ext3, ext4, vfat or swap
     #[arg(value_name = "TYPE", hide_possible_values = true)]
-    kind: FileSystemKind,
+    kind: Kind,
     /// The image
     #[arg(value_name = "IMG")]
     image: PathBuf,
@@ -77,15 +80,6 @@ pub(super) struct Args {
     size: Option<Size>,
     #[command(flatten)]
     report: ReportArgs,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-enum FileSystemKind {
-    Ext2,
-    Ext3,
-    Ext4,
-    Vfat,
-    Swap,
 }
 
 /// What was made, as JSON has it; the size is bytes.
@@ -98,9 +92,7 @@ struct Made {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    if matches!(args.kind, FileSystemKind::Swap | FileSystemKind::Vfat)
-        && (args.ext != ExtArgs::default() || args.from.is_some())
-    {
+    if args.kind.ext().is_none() && (args.ext != ExtArgs::default() || args.from.is_some()) {
         let message = "swap space and vfat have a label and a UUID, and no other options";
         return Err(CommandError::new(ErrorKind::Usage, message));
     }
@@ -116,11 +108,15 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 fn make_new(args: &Args, context: &Context, size: u64, uuid: Uuid) -> Result<Made, CommandError> {
     let path = context.absolute(&args.image);
     refuse_existing(args, &path)?;
+    let format = args.format.unwrap_or(Format::Raw);
+    if format == Format::Raw && path.extension().is_some_and(|extension| extension == "qcow2") {
+        warn(context, format!("`{}` becomes a raw image: `-f qcow2` makes one of qcow2", args.image.display()));
+    }
     let size = size.checked_next_multiple_of(512).unwrap_or(size);
     let mut disk = Staged::new(MemoryDisk::new(Vec::new()));
     disk.resize(size)?;
     let made = make(args, context, &mut disk, uuid)?;
-    let new = match args.format.unwrap_or(Format::Raw) {
+    let new = match format {
         Format::Raw => NewDisk::Raw { size, preallocation: Preallocation::Off, no_cow: false },
         Format::Qcow2 => NewDisk::Qcow2(CreateOptions::new(size)),
     };
@@ -143,6 +139,13 @@ fn refuse_existing(args: &Args, path: &Path) -> Result<(), CommandError> {
 fn make_on_existing(args: &Args, context: &Context, uuid: Uuid) -> Result<Made, CommandError> {
     let image = args.image.clone();
     let volume = VolumeArgs { format: args.format, partition: args.partition, via: Via::Native, trust: args.trust, image };
+    if let Place::File(path) = Place::of(context, &image)?
+        && path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    {
+        let message = format!("there is no `{}`", image.display());
+        return Err(CommandError::new(ErrorKind::NotFound, message)
+            .hint("a new image has its SIZE behind its name, as in `data.raw 20G`"));
+    }
     let number = args.partition.unwrap_or_default();
     let task = Task { number: Some(number), anew: true, ..Task::default() };
     let changed = change(context, &ChangeArgs::new(volume, args.undo_log.clone()), task, |part| {
@@ -159,21 +162,10 @@ fn make_on_existing(args: &Args, context: &Context, uuid: Uuid) -> Result<Made, 
 }
 
 fn make<D: BlockWrite>(args: &Args, context: &Context, mut disk: D, uuid: Uuid) -> Result<Made, CommandError> {
-    let (r#type, kind) = match args.kind {
-        FileSystemKind::Swap => {
-            let size = swap::create(disk, &args.label, uuid.into_bytes())?;
-            return Ok(Made { r#type: "swap", size, uuid: uuid.to_string(), label: args.label.clone() });
-        }
-        FileSystemKind::Vfat => {
-            // FAT has a serial number of 32 bits in place of a UUID.
-            let serial = uuid.as_fields().0;
-            let size = vfat::create(disk, &args.label, serial)?;
-            let uuid = format!("{:04X}-{:04X}", serial >> 16, serial & 0xFFFF);
-            return Ok(Made { r#type: "vfat", size, uuid, label: args.label.clone() });
-        }
-        FileSystemKind::Ext2 => ("ext2", Kind::Ext2),
-        FileSystemKind::Ext3 => ("ext3", Kind::Ext3),
-        FileSystemKind::Ext4 => ("ext4", Kind::Ext4),
+    let made = |size| Made { r#type: args.kind.name(), size, uuid: args.kind.shown(uuid), label: args.label.clone() };
+    let Some(kind) = args.kind.ext() else {
+        let now = Timestamp { secs: context.unix_time(), nanos: 0 };
+        return Ok(made(mkfs::make(disk, args.kind, &args.label, uuid, now)?));
     };
     let mut options = args.ext.options(context, kind, disk.size(), uuid)?;
     options.label.clone_from(&args.label);
@@ -181,15 +173,30 @@ fn make<D: BlockWrite>(args: &Args, context: &Context, mut disk: D, uuid: Uuid) 
     if let Some(from) = &args.from {
         let folder = Some(context.absolute(from)).filter(|folder| folder.is_dir());
         let plan = match folder {
-            Some(folder) => tree::plan(&folder)?,
+            Some(folder) => EditPlan { edits: steps(context, &folder, GuestPath::root(), &Taken::All)? },
             None => tar::plan(context, tar::open(context, from, &args.image)?, &GuestPath::root())?,
         };
         let mut editor = Editor::open(&mut disk, options.now)?;
-        editor.apply(&plan)?;
+        editor.apply(&plan).map_err(|error| too_full(error, &plan, size))?;
         editor.finish()?;
         ext4::verify(&disk, &plan)?;
     }
-    Ok(Made { r#type, size, uuid: uuid.to_string(), label: args.label.clone() })
+    Ok(made(size))
+}
+
+/// Returns the error of a file system that is too small for what it is filled with.
+fn too_full(error: Error, plan: &EditPlan, size: u64) -> CommandError {
+    if !matches!(error, Error::NoSpace(_)) {
+        return error.into();
+    }
+    let bytes = plan.edits.iter().map(|edit| match edit {
+        Edit::CreateFile { content, .. } => content.len(),
+        _ => 0,
+    });
+    let (all, size) = (human_size(bytes.fold(0, u64::saturating_add)), human_size(size));
+    CommandError::new(ErrorKind::Refused, format!("files of {all} do not fit into a file system of {size}"))
+        .with_source(error)
+        .hint("make it larger, or give it more inodes by `-N`")
 }
 
 fn random_uuid(context: &Context) -> Uuid {

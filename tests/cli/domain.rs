@@ -25,6 +25,25 @@ fn a_nocloud_seed_is_announced_in_the_smbios_table() {
 }
 
 #[test]
+fn a_disk_may_be_an_export() {
+    let sandbox = sandbox();
+    let disks = "--disk nbd://storage.example/web%201 --disk nbd+unix:///?socket=run/data.sock";
+    let xml = sandbox.done(&format!("domain xml --name web1 {disks} --accel qemu"));
+    assert!(xml.contains("<source protocol=\"nbd\" name=\"web 1\">"), "{xml}");
+    assert!(xml.contains("<host name=\"storage.example\" port=\"10809\"/>"), "{xml}");
+    assert!(xml.contains("<host transport=\"unix\" socket=\"[SANDBOX]/run/data.sock\"/>"), "{xml}");
+    sandbox.file("web1.xml", xml.replace("[SANDBOX]", "/run"));
+    sandbox.tool("virt-xml-validate").args(["web1.xml", "domain"]).run();
+    for (disk, why) in [
+        ("nbds://localhost/?tls-certificates=pki", "a guest's disk is reached without encryption"),
+        ("nbd://localhost/web1 --format qcow2", "the format of an export \"qcow2\" is not possible: it is raw"),
+    ] {
+        let outcome = sandbox.run(&format!("domain xml --name web1 --disk {disk}"));
+        assert!(outcome.status == 2 && outcome.stderr.contains(why), "{outcome}");
+    }
+}
+
+#[test]
 fn what_libvirt_would_refuse_is_refused_with_the_reason() {
     let sandbox = sandbox();
     sandbox.file("disk.raw", [0; 512]);

@@ -43,6 +43,7 @@ impl Machines {
                 sha256: None,
             },
             disk: DiskRecord { file: Some("disk.qcow2".to_owned()), export: None, format: "qcow2".to_owned(), size: 1 << 20 },
+            data: Vec::new(),
             seed: None,
             domain,
             guest: GuestRecord { os: "Debian 12".to_owned(), hostname: "web1".to_owned(), ..GuestRecord::default() },

@@ -1,5 +1,6 @@
 //! What the program prints and returns, to the letter.
 
+mod data_disks;
 mod disk;
 mod disk_files;
 mod disk_in_place;

@@ -85,6 +85,38 @@ fn an_export_becomes_the_grown_and_seeded_disk_of_a_machine() {
 }
 
 #[test]
+fn machines_of_a_file_have_exports_of_their_own_and_data_disks_in_files() {
+    let sandbox = sandbox();
+    empty(&sandbox, "raw", "300M");
+    let peer = Peer::start(&sandbox, "qemu-nbd", "-t -f raw -e 8 -k SOCKET target.raw");
+    let machines = |machines: &str| {
+        let defaults = "image: ./base.qcow2, datasource: none, swap: 1M, ephemeral: [10M]";
+        sandbox.file("machines.yaml", format!("defaults: {{{defaults}}}\nmachines: {{{machines}}}\n"));
+    };
+    let target = format!("target: '{}'", peer.uri);
+    machines(&format!("web1: {{{target}}}, web2: {{{target}}}"));
+    let outcome = vmimg(&sandbox, "prepare -f machines.yaml");
+    assert!(outcome.status == 2 && outcome.stderr.contains("`web1` and `web2` have one target"), "{outcome}");
+    machines(&format!("web1: {{{target}, size: 1G}}"));
+    let outcome = vmimg(&sandbox, "prepare -f machines.yaml");
+    assert!(outcome.status == 2 && outcome.stderr.contains("`size: null`"), "{outcome}");
+    assert!(fs::read(sandbox.path("target.raw")).unwrap().iter().all(|byte| *byte == 0));
+    machines(&format!("web1: {{{target}}}, web2: "));
+    assert_done(&vmimg(&sandbox, "prepare -f machines.yaml"));
+    for machine in ["web1", "web2"] {
+        let has = |name: &str| sandbox.path(format!("machines/{machine}/{name}")).exists();
+        assert!(has("disk.eph0") && has("disk.swap") && has("disk.qcow2") == (machine == "web2"));
+    }
+    assert_done(&vmimg(&sandbox, "verify"));
+    assert_done(&vmimg(&sandbox, "boot web1 --direct --accel qemu"));
+    assert_done(&vmimg(&sandbox, "stop web1 --force"));
+    assert_done(&vmimg(&sandbox, "remove web1 web2"));
+    assert_eq!(vmimg(&sandbox, "prepare -f machines.yaml web1").status, 6, "it holds something");
+    assert_done(&vmimg(&sandbox, "prepare -f machines.yaml web1 --force"));
+    assert_eq!(prepare(&sandbox, &peer.uri, "--via nbd --dry-run").status, 5);
+}
+
+#[test]
 fn a_preparation_that_is_cut_leaves_no_machine_and_nothing_that_boots() {
     let sandbox = sandbox();
     // What was there before does not show through.

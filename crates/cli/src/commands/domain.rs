@@ -7,11 +7,12 @@ use uuid::Uuid;
 
 use crate::context::Context;
 use crate::domain::{
-    Accelerator, Bus, Disk, DiskFormat, Domain, Error, Firmware, Link, MacAddress, MachineType, Nic, SeedKind, Source,
+    Accelerator, Bus, Disk, DiskFormat, Domain, Export, Firmware, Link, MacAddress, MachineType, Nic, SeedKind, Source,
     probe_format, probe_seed,
 };
 use crate::error::CommandError;
 use crate::hypervisor::{AcceleratorChoice, accelerator};
+use crate::place::Place;
 
 /// The arguments of `vmimg domain`.
 #[derive(Debug, clap::Args)]
@@ -28,6 +29,7 @@ enum What {
 Examples:
   vmimg domain xml --name web1 --disk web1.qcow2 --seed seed.iso
   vmimg domain xml --name web1 --disk web1.qcow2 --memory 2048 > web1.xml
+  vmimg domain xml --name web1 --disk nbd://storage.example/web1
 
 Nothing is given to libvirt: `virsh define web1.xml` does that.")]
     Xml(XmlArgs),
@@ -39,7 +41,7 @@ struct XmlArgs {
     /// The name of the domain
     #[arg(long)]
     name: String,
-    /// A disk; the first one boots
+    /// A disk, in a file or an NBD export; the first one boots
     #[arg(long = "disk", value_name = "FILE", required = true)]
     disks: Vec<PathBuf>,
     /// The format of the disks: qcow2 or raw [default: what each announces]
@@ -102,16 +104,19 @@ pub fn run(args: Args, context: &Context) -> Result<(), CommandError> {
     }
 }
 
-fn describe(args: &XmlArgs, context: &Context) -> Result<Domain, Error> {
+fn describe(args: &XmlArgs, context: &Context) -> Result<Domain, CommandError> {
     crate::domain::check_name(&args.name)?;
     let mut domain = Domain::new(&args.name);
-    for path in &args.disks {
-        let path = context.absolute(path);
-        let format = match args.format {
-            Some(format) => format,
-            None => probe_format(&path)?,
+    for name in &args.disks {
+        let (source, format) = match Place::of(context, name)? {
+            // An export has the bytes of the disk, whatever the server made them from.
+            Place::Export(uri) => (Source::Export(Export::of(&uri)?), args.format.unwrap_or(DiskFormat::Raw)),
+            Place::File(path) => {
+                let format = args.format.map_or_else(|| probe_format(&path), Ok)?;
+                (Source::File(path), format)
+            }
         };
-        domain.disks.push(Disk { source: Source::File(path), format, bus: Bus::Virtio, read_only: false });
+        domain.disks.push(Disk { source, format, bus: Bus::Virtio, read_only: false });
     }
     domain.seed = args.seed.as_ref().map(|path| context.absolute(path));
     domain.smbios_serial.clone_from(&args.smbios_serial);

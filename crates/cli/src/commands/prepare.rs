@@ -12,7 +12,7 @@ use crate::domain::{DiskFormat, Firmware};
 use crate::error::{CommandError, ErrorKind};
 use crate::machine::{MachineName, RootArgs};
 use crate::output::{ReportArgs, print_json, print_line};
-use crate::prepare::{Datasource, Fleet, Link, Nic, Report, Request, Settings, describe, read_manifest};
+use crate::prepare::{Datasource, Ephemeral, Fleet, Link, Nic, Report, Request, Settings, describe, read_manifest};
 use crate::progress::Progress;
 use crate::size::Size;
 
@@ -29,6 +29,7 @@ Examples:
       --master-keys /etc/salt/pki/master/minions
   vmimg prepare web1 --image debian-12 --file app.conf:/etc/app.conf:0640
   vmimg prepare web1 --image debian-12 --target nbd://storage.example/web1
+  vmimg prepare web1 --image debian-12 --ephemeral 100G --swap 4G
   vmimg prepare web1 --image debian-12 --dry-run
   vmimg prepare -f machines.yaml web1 web2"
 )]
@@ -37,7 +38,7 @@ pub struct Args {
     #[arg(value_name = "NAME", required_unless_present = "manifest")]
     names: Vec<MachineName>,
     /// Read machines from a YAML file
-    #[arg(short = 'f', long, value_name = "FILE", conflicts_with = "image")]
+    #[arg(short = 'f', long, value_name = "FILE", conflicts_with = "image", group = "written")]
     manifest: Option<PathBuf>,
     #[command(flatten)]
     root: RootArgs,
@@ -78,11 +79,18 @@ struct BaseArgs {
     #[arg(long, value_name = "SIZE")]
     size: Option<Size>,
     /// Write the disk to this NBD export, which must be empty; it has its size
-    #[arg(long, value_name = "URI", conflicts_with_all = ["size", "manifest"])]
+    #[arg(long, value_name = "URI", conflicts_with = "size", group = "written")]
     target: Option<String>,
     /// Overwrite what the export holds
-    #[arg(long, requires = "target")]
+    #[arg(long, requires = "written")]
     force: bool,
+    /// A further disk with an empty file system: ext4, or vfat, ext3 or ext2;
+    /// its label is ephemeral0, that of the next one ephemeral1
+    #[arg(long, value_name = "SIZE[,FORMAT]")]
+    ephemeral: Vec<Ephemeral>,
+    /// A further disk with swap space
+    #[arg(long, value_name = "SIZE")]
+    swap: Option<Size>,
     /// The partition with the root file system, where it cannot be told
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
@@ -186,7 +194,7 @@ struct HardwareArgs {
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let root = args.root.open(context)?;
     let requests = match &args.manifest {
-        Some(manifest) => from_manifest(&context.absolute(manifest), &args.names)?,
+        Some(manifest) => from_manifest(&context.absolute(manifest), &args.names, args.base.force)?,
         None => from_arguments(args)?,
     };
     let fleet = Fleet::new(context, &root, args.seed_value.as_deref());
@@ -234,7 +242,7 @@ fn dry_run(fleet: &Fleet<'_>, requests: &[Request], json: bool, context: &Contex
 }
 
 /// Reads a manifest and returns the machines that are named, or all.
-fn from_manifest(path: &Path, names: &[MachineName]) -> Result<Vec<Request>, CommandError> {
+fn from_manifest(path: &Path, names: &[MachineName], overwrite: bool) -> Result<Vec<Request>, CommandError> {
     let text =
         fs::read_to_string(path).map_err(|error| CommandError::io(format!("cannot read `{}`", path.display()), error))?;
     let mut requests = read_manifest(&text).map_err(|error| error.context(format!("`{}` cannot be used", path.display())))?;
@@ -245,6 +253,7 @@ fn from_manifest(path: &Path, names: &[MachineName]) -> Result<Vec<Request>, Com
         }
     }
     requests.retain(|request| names.is_empty() || names.contains(&request.name));
+    requests.iter_mut().for_each(|request| request.settings.overwrite = overwrite);
     Ok(requests)
 }
 
@@ -258,7 +267,10 @@ fn from_arguments(args: &Args) -> Result<Vec<Request>, CommandError> {
         format: args.base.format,
         sha256: args.base.sha256.clone(),
         size: args.base.size,
-        target: args.base.target.clone().map(|target| (target, args.base.force)),
+        target: args.base.target.clone(),
+        overwrite: args.base.force,
+        ephemeral: args.base.ephemeral.clone(),
+        swap: args.base.swap,
         partition: args.base.partition,
         via: args.base.via,
         memory: args.hardware.memory,

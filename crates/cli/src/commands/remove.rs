@@ -1,6 +1,7 @@
 //! `vmimg remove`: removes machines with their disks.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use imgcore::block;
@@ -19,7 +20,7 @@ Examples:
   vmimg remove web1
   vmimg remove web1 web2 --force
 
-The disk goes, too; the base image stays.")]
+The disks go, too; the base image stays.")]
 pub struct Args {
     /// The machines
     #[arg(value_name = "NAME", required = true)]
@@ -74,16 +75,25 @@ fn remove(context: &Context, root: &Root, name: &MachineName, force: bool) -> Re
     hidden.close().map_err(cannot)
 }
 
-/// Refuses to remove a machine whose disk another program has open for writing.
+/// Refuses to remove a machine of whose disks another program has one open for writing.
 fn refuse_used(folder: &Path, name: &MachineName) -> Result<(), CommandError> {
-    let disk = folder.join("disk.qcow2");
-    let locked = FileDisk::open(&disk, Access::ReadWrite).and_then(|disk| Lock::acquire(&disk, LockKind::Write).map(drop));
-    match locked {
-        Err(error) if error.kind() == block::ErrorKind::InUse => {
-            let error = CommandError::from(error).context(format!("the disk of `{name}` is in use"));
-            Err(error.hint("another program has it open, perhaps a virtual machine that was not started by `vmimg boot`"))
+    let cannot = |error| CommandError::io(format!("cannot look into `{}`", folder.display()), error);
+    for entry in fs::read_dir(folder).map_err(cannot)? {
+        let entry = entry.map_err(cannot)?;
+        // `disk.qcow2`, `disk.eph0`, `disk.swap`, whatever the record says.
+        if !entry.file_name().as_bytes().starts_with(b"disk.") {
+            continue;
         }
-        // What cannot be opened for another reason is no obstacle to its removal.
-        _ => Ok(()),
+        let locked = FileDisk::open(&entry.path(), Access::ReadWrite);
+        match locked.and_then(|disk| Lock::acquire(&disk, LockKind::Write).map(drop)) {
+            Err(error) if error.kind() == block::ErrorKind::InUse => {
+                let error = CommandError::from(error).context(format!("the disk of `{name}` is in use"));
+                let hint = "another program has it open, perhaps a virtual machine that was not started by `vmimg boot`";
+                return Err(error.hint(hint));
+            }
+            // What cannot be opened for another reason is no obstacle to its removal.
+            _ => {}
+        }
     }
+    Ok(())
 }

@@ -74,6 +74,10 @@ fn for_people(report: &Report) -> String {
         (None, export) => export.clone().unwrap_or_default(),
     };
     line("disk", format!("{}, {place}", human_size(machine.disk.size)));
+    for disk in &machine.data {
+        let (size, place) = (human_size(disk.size), report.folder.join(&disk.file));
+        line("data disk", format!("{}, {size}, {}, {}", disk.label, disk.r#type, place.display()));
+    }
     line("base", format!("{}, {}", machine.base.reference, machine.base.path.display()));
     if let Some(seed) = &machine.seed {
         line("seed", format!("{}, {}", seed.label, report.folder.join(&seed.file).display()));

@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::domain::probe_seed;
 use crate::error::{CommandError, ErrorKind};
 use crate::files::digest;
-use crate::machine::{Machine, MachineName, Root, RootArgs};
+use crate::machine::{DataRecord, Machine, MachineName, Root, RootArgs};
 use crate::open::{TrustArgs, open, options};
 use crate::output::ReportArgs;
 
@@ -24,9 +24,9 @@ Examples:
   vmimg verify web1
   vmimg verify --json
 
-The disk's chain is opened, the base is compared with what it was, by its
-digest where one is known, the seed is read, and the description for libvirt
-is compared with the record.")]
+The disk's chain and the data disks are opened, the base is compared with what
+it was, by its digest where one is known, the seed is read, and the description
+for libvirt is compared with the record.")]
 pub struct Args {
     /// The machines [default: all]
     #[arg(value_name = "NAME")]
@@ -86,6 +86,9 @@ fn verify(context: &Context, root: &Root, name: MachineName) -> Result<Report, C
             checks.push(check("record", Ok(()))?);
             checks.push(check("base", base::check(context, &machine, machine.base.sha256.is_some()))?);
             checks.push(check("disk", disk(context, &folder, &machine, runs))?);
+            for disk in &machine.data {
+                checks.push(check("data disk", data(&folder.join(&disk.file), disk, runs))?);
+            }
             if machine.seed.is_some() {
                 checks.push(check("seed", seed(context, &folder, &machine))?);
             }
@@ -124,6 +127,17 @@ fn disk(context: &Context, folder: &Path, machine: &Machine, runs: bool) -> Resu
         return wrong(format!("is not an overlay of `{}`", machine.base.path.display()));
     }
     Ok(())
+}
+
+/// Opens a data disk, which is an overlay of nothing. What is on it is the guest's.
+fn data(path: &Path, record: &DataRecord, runs: bool) -> Result<(), CommandError> {
+    let options = OpenOptions { format: Some(Format::Qcow2), policy: OpenPolicy::Nothing, follow: true, lock: !runs };
+    let disk = image::open(path, &options).map_err(block::Error::from)?;
+    if disk.size() == record.size {
+        return Ok(());
+    }
+    let message = format!("`{}` has {} bytes instead of {}", path.display(), disk.size(), record.size);
+    Err(CommandError::new(ErrorKind::Corrupt, message))
 }
 
 /// Opens the export that is the disk, unless a running machine may be its only client.

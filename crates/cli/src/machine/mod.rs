@@ -19,6 +19,6 @@ mod staging;
 
 pub use identity::FileIdentity;
 pub use name::{MachineName, NameError};
-pub use record::{BaseRecord, DiskRecord, GuestRecord, Machine, RECORD_FILE, SeedRecord, State};
+pub use record::{BaseRecord, DataRecord, DiskRecord, GuestRecord, Machine, RECORD_FILE, SeedRecord, State};
 pub use root::{Root, RootArgs};
 pub use staging::{Staging, remove_leftovers};

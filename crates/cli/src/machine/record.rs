@@ -26,6 +26,9 @@ pub struct Machine {
     pub base: BaseRecord,
     /// The system disk.
     pub disk: DiskRecord,
+    /// The data disks, in the order in which the guest sees them behind the system disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<DataRecord>,
     /// The seed ISO, when there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<SeedRecord>,
@@ -75,6 +78,24 @@ pub struct DiskRecord {
     pub format: String,
     /// Bytes that the guest sees.
     pub size: u64,
+}
+
+/// A data disk of a machine, as it was made: what is on it belongs to the guest.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataRecord {
+    /// The file's name in the machine's folder.
+    pub file: String,
+    /// The format: `qcow2`.
+    pub format: String,
+    /// Bytes that the guest sees.
+    pub size: u64,
+    /// The file system, `ext4`, `vfat`, `ext3` or `ext2`; or `swap`.
+    pub r#type: String,
+    /// Its label: `ephemeral0` and so on, or `swap`.
+    pub label: String,
+    /// Its UUID, or vfat's serial number.
+    pub uuid: String,
 }
 
 /// The seed of a machine.

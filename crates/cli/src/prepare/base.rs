@@ -44,11 +44,6 @@ pub(super) struct Opened {
 impl Opened {
     /// Opens the base image of a machine, trusting nothing that it says about other files, and looks at the guest.
     pub(super) fn open(settings: &Settings, root: &Root, context: &Context) -> Result<Self, CommandError> {
-        if settings.via == Via::Nbd && settings.target.is_some() {
-            let message = "the kernel does not change what is written into an NBD export";
-            return Err(CommandError::new(ErrorKind::Unsupported, message)
-                .hint("prepare a machine in files, and copy its disk with `vmimg image convert -n`"));
-        }
         let reference = settings.image.as_deref().ok_or_else(|| {
             CommandError::new(ErrorKind::Usage, "no image to prepare the machine from")
                 .hint("name one with `--image`, as in `--image debian-12`; `vmimg store list` shows what is there")

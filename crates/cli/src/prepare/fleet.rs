@@ -6,6 +6,7 @@ use std::thread;
 use seed::plan::Note;
 
 use super::base::Opened;
+use super::target::refuse_shared;
 use super::{Plan, Request, Settings, execute};
 use crate::attached::Via;
 use crate::context::Context;
@@ -49,6 +50,7 @@ impl<'a> Fleet<'a> {
     ///
     /// When the base cannot be used, or the request does not fit it.
     pub fn plan(&self, request: &Request) -> Result<Plan, CommandError> {
+        request.settings.check()?;
         let opened = self.base(&request.settings)?;
         Plan::make(request, &opened, self.root, self.seed_value, self.context)
     }
@@ -60,12 +62,14 @@ impl<'a> Fleet<'a> {
     ///
     /// # Errors
     ///
-    /// The failure to clean up; those of machines are in the list.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when two machines have one target, and the failure to clean up; those of
+    /// machines are in the list.
     pub fn prepare(
         &self,
         requests: &[Request],
         done: &mut dyn FnMut(u64),
     ) -> Result<Vec<Result<Outcome, CommandError>>, CommandError> {
+        refuse_shared(requests, self.context)?;
         remove_leftovers(self.root)?;
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         // Durable work waits for the storage most of the time: more threads than cores keep both busy.
@@ -100,6 +104,7 @@ impl<'a> Fleet<'a> {
 
     fn one(&self, request: &Request) -> Result<Outcome, CommandError> {
         self.context.interrupt().check()?;
+        request.settings.check()?;
         if request.settings.via == Via::Nbd {
             return self.one_attached(request);
         }

@@ -4,7 +4,7 @@
 //! resolve   Base       the image opened read-only and locked, its partitions, the guest inside        (shared by a fleet)
 //! plan      Plan       sizes, identity, edits of the guest, seed documents, domain: all as data        (--dry-run stops here)
 //! stage     Staged     partition and file system grown and edited in memory
-//!           ROOT/.NAME.XXXXXX/   disk.qcow2 in one pass, seed.iso, domain.xml, machine.json
+//!           ROOT/.NAME.XXXXXX/   disk.qcow2 in one pass, data disks, seed.iso, domain.xml, machine.json
 //! attached  what the kernel is to change on that disk, for `--via nbd`: XFS and btrfs
 //! verify               everything read back from those files: each changed byte, the file systems, every planned path, the seed
 //! publish   ROOT/NAME  synced and renamed
@@ -16,6 +16,7 @@
 
 mod attached;
 mod base;
+mod data;
 mod fleet;
 mod manifest;
 mod master;
@@ -26,6 +27,7 @@ mod stage;
 mod target;
 mod verify;
 
+pub use data::{DataDisk, Ephemeral};
 pub use fleet::{Fleet, Outcome};
 pub use manifest::read as read_manifest;
 pub use plan::Plan;

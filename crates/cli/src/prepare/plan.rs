@@ -11,7 +11,8 @@ use seed::network::{Network, ResolvedNetwork};
 use seed::plan::{HostKey, HostKeys, KeyPair, Material, Note, Planned, RandomSeed, Secret, Seed};
 
 use super::base::Opened;
-use super::{Base, Datasource, Link, Nic, Request, Settings, Target};
+use super::data;
+use super::{Base, DataDisk, Datasource, Link, Nic, Request, Settings, Target};
 use crate::context::Context;
 use crate::domain::{self, Disk, Domain, Forward};
 use crate::error::{CommandError, ErrorKind};
@@ -29,6 +30,8 @@ pub struct Plan {
     pub size: u64,
     /// The export that becomes the system disk, in place of an overlay.
     pub(super) target: Option<Target>,
+    /// The data disks, in the order in which the guest sees them.
+    pub data: Vec<DataDisk>,
     /// Whether the root's partition and file system grow.
     pub grows: bool,
     /// Who the machine is.
@@ -53,6 +56,7 @@ struct Making<'a> {
     seed: &'a Seed,
     identity: &'a Identity,
     randomness: &'a Randomness,
+    data: &'a [DataDisk],
     context: &'a Context,
 }
 
@@ -92,11 +96,13 @@ impl Plan {
         let planned = seed::plan::plan(&base.guest, &opened.tree, &seed, &material)?;
         let network = network(&nics, &identity)?;
         let folder = root.folder(name);
-        let making = Making { settings, seed: &seed, identity: &identity, randomness: &randomness, context };
+        let data = data::disks(settings, &randomness, context.unix_time())?;
+        let making = Making { settings, seed: &seed, identity: &identity, randomness: &randomness, data: &data, context };
         let seed_disk = making.seed_disk(base.guest.cloud_init, network)?;
         let mut domain = machine(settings, &nics, name, &folder, &identity, seed_disk.as_ref(), &randomness);
-        let target = settings.target.as_ref().map(|(address, force)| Target::look(context, address, *force));
-        let target = target.transpose()?;
+        domain.disks.extend(data.iter().map(|disk| disk.attached(&folder)));
+        domain.check()?;
+        let target = settings.target.as_ref().map(|address| Target::look(context, address, settings.overwrite)).transpose()?;
         if let (Some(target), Some(disk)) = (&target, domain.disks.first_mut()) {
             (disk.source, disk.format) = (domain::Source::Export(target.export()?), domain::DiskFormat::Raw);
         }
@@ -109,7 +115,21 @@ impl Plan {
         let grows = size > imgcore::block::BlockRead::size(&*base.disk);
         let (name, now, master_keys) = (name.clone(), context.unix_time(), settings.master_keys.clone());
         let master_keys = master_keys.map(|folder| context.absolute(&folder));
-        Ok(Self { name, now, size, target, grows, identity, planned, seed: seed_disk, domain, hostname, login, master_keys })
+        Ok(Self {
+            name,
+            now,
+            size,
+            target,
+            data,
+            grows,
+            identity,
+            planned,
+            seed: seed_disk,
+            domain,
+            hostname,
+            login,
+            master_keys,
+        })
     }
 
     /// Returns what the reader should know before the plan is carried out.
@@ -211,6 +231,7 @@ impl Making<'_> {
             })?;
         }
         drive.network = Some(network);
+        drive.block_devices = data::devices(self.data);
         Ok(SeedDisk { label: CONFIG_DRIVE_LABEL, tree: drive.tree()? })
     }
 

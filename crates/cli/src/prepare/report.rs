@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Outcome, Plan};
 use crate::domain::Domain;
-use crate::machine::{Machine, Root};
+use crate::machine::{DataRecord, Machine, Root};
 use crate::output::human_size;
 use crate::size::Size;
 
@@ -41,6 +41,7 @@ impl Report {
             machine.base.reference,
             human_size(machine.disk.size)
         ));
+        machine.data.iter().for_each(|disk| text.push_str(&data_disk(disk)));
         for line in &machine.guest.known_hosts {
             text.push_str(&format!("  known host: {line}\n"));
         }
@@ -57,6 +58,8 @@ pub struct Description {
     pub size: u64,
     /// Whether the root's partition and file system grow.
     pub grows: bool,
+    /// The data disks, in the order in which the guest sees them.
+    pub data: Vec<DataRecord>,
     /// What is done to the guest's files, in order.
     pub edits: Vec<Step>,
     /// The files of the seed, with their sizes in bytes.
@@ -77,6 +80,7 @@ pub fn describe(plan: &Plan) -> Description {
         name: plan.name.to_string(),
         size: plan.size,
         grows: plan.grows,
+        data: plan.data.iter().map(|disk| disk.record().clone()).collect(),
         edits: plan.planned.describe(),
         seed: seed.map(|(path, bytes)| (path.to_owned(), bytes.len())).collect(),
         seed_label: plan.seed.as_ref().map(|seed| seed.label),
@@ -94,6 +98,7 @@ impl Description {
         for edit in &self.edits {
             text.push_str(&format!("  {edit}\n"));
         }
+        self.data.iter().for_each(|disk| text.push_str(&data_disk(disk)));
         if let Some(label) = self.seed_label {
             text.push_str(&format!("  seed {label}: {} files\n", self.seed.len()));
         }
@@ -103,4 +108,8 @@ impl Description {
         }
         text
     }
+}
+
+fn data_disk(disk: &DataRecord) -> String {
+    format!("  data disk {}: {}, {}\n", disk.label, disk.r#type, human_size(disk.size))
 }

@@ -6,8 +6,10 @@ use seed::network::Interface;
 use seed::plan::Seed;
 use serde::Deserialize;
 
+use super::Ephemeral;
 use crate::attached::Via;
 use crate::domain::{DiskFormat, Firmware};
+use crate::error::{CommandError, ErrorKind};
 use crate::machine::MachineName;
 use crate::size::Size;
 
@@ -30,11 +32,17 @@ pub struct Settings {
     pub format: Option<DiskFormat>,
     /// SHA-256 of the base image's file in hexadecimal, which is checked.
     pub sha256: Option<String>,
-    /// The NBD export that becomes the system disk: its address, and whether what it holds is lost.
+    /// The address of the NBD export that becomes the system disk.
+    pub target: Option<String>,
+    /// Whether what the target holds is lost; never in a file, which would be used again.
     #[serde(skip)]
-    pub target: Option<(String, bool)>,
+    pub overwrite: bool,
     /// Size of the system disk; that of the base otherwise.
     pub size: Option<Size>,
+    /// Data disks, each `SIZE[,FORMAT]`.
+    pub ephemeral: Vec<Ephemeral>,
+    /// The size of a disk of swap space.
+    pub swap: Option<Size>,
     /// The partition with the guest's root file system, where it cannot be told.
     pub partition: Option<u32>,
     /// Who reads and writes the guest's file systems.
@@ -61,6 +69,30 @@ pub struct Settings {
     pub master_keys: Option<PathBuf>,
     /// What is put into the guest.
     pub seed: Seed,
+}
+
+impl Settings {
+    /// Refuses what does not go together.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`] for a size beside an export, which has one; [`ErrorKind::Unsupported`] for an export that the kernel is to
+    /// change.
+    pub fn check(&self) -> Result<(), CommandError> {
+        if self.target.is_none() {
+            return Ok(());
+        }
+        if self.via == Via::Nbd {
+            let message = "the kernel does not change what is written into an NBD export";
+            return Err(CommandError::new(ErrorKind::Unsupported, message)
+                .hint("prepare a machine in files, and copy its disk with `vmimg image convert -n`"));
+        }
+        if self.size.is_some() {
+            let message = "a machine with a `target` has no `size`: its disk is as large as the export";
+            return Err(CommandError::new(ErrorKind::Usage, message).hint("`size: null` takes away that of `defaults`"));
+        }
+        Ok(())
+    }
 }
 
 /// A network interface of a machine.

@@ -95,6 +95,7 @@ pub(super) fn files(
         Some(target) => target.write(&disk.disk, context)?,
         None => write_overlay(&staging.path().join(DISK_FILE), base, disk)?,
     }
+    plan.data.iter().try_for_each(|disk| disk.write(staging.path()))?;
     context.interrupt().check()?;
     let seed = match &plan.seed {
         None => None,
@@ -124,6 +125,7 @@ pub(super) fn files(
             Some(target) => target.record(plan.size)?,
             None => DiskRecord { file: Some(DISK_FILE.to_owned()), export: None, format: "qcow2".to_owned(), size: plan.size },
         },
+        data: plan.data.iter().map(|disk| disk.record().clone()).collect(),
         seed,
         domain: plan.domain.clone(),
         guest: GuestRecord {
@@ -143,10 +145,14 @@ fn write_overlay(path: &Path, base: &Base, disk: &StagedDisk) -> Result<(), Comm
     let name = base.image.path.as_os_str().as_bytes().to_vec();
     options.backing = Some(NewBacking { name, format: base.image.format.name().to_owned() });
     let changed: Vec<ByteRange> = disk.disk.changes().iter().map(Change::range).collect();
+    write_qcow2(path, &options, &Content::new(&disk.disk, &changed).over(&*base.disk))
+}
+
+/// Writes an image in one pass.
+pub(super) fn write_qcow2(path: &Path, options: &CreateOptions, content: &Content<'_>) -> Result<(), CommandError> {
     write_file(path, &[])?;
     let mut file = FileDisk::open(path, Access::ReadWrite)?;
-    let content = Content::new(&disk.disk, &changed).over(&*base.disk);
-    Ok(qcow2::write_image(&mut file, &options, &content)?)
+    Ok(qcow2::write_image(&mut file, options, content)?)
 }
 
 /// Writes the record.

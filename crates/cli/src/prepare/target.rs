@@ -9,18 +9,20 @@
 //! An export has no second name under which a disk could be made and then be renamed. So whatever ends this on the way leaves an
 //! export that nothing boots from, and no machine.
 
+use std::collections::HashMap;
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use imgcore::block::{BlockRead, BlockWrite, ByteRange, Error, Extent, ExtentKind, Hole};
 use imgcore::image::{self, ConvertOptions, Disk, Format, WritableDisk};
 use imgcore::nbd::Uri;
 
+use super::Request;
 use crate::context::Context;
 use crate::domain::Export;
 use crate::error::{CommandError, ErrorKind};
-use crate::machine::DiskRecord;
+use crate::machine::{DiskRecord, MachineName};
 use crate::open::{self, TrustArgs};
 use crate::place::Place;
 use crate::size::Size;
@@ -105,6 +107,21 @@ impl Target {
     fn writable(&self, context: &Context) -> Result<WritableDisk, CommandError> {
         open::open_writable(context, self.uri.as_str().as_ref(), &open::options(Some(Format::Raw), TrustArgs::OWN))
     }
+}
+
+/// Refuses machines that would share a disk.
+pub(super) fn refuse_shared(requests: &[Request], context: &Context) -> Result<(), CommandError> {
+    let mut seen: HashMap<String, &MachineName> = HashMap::new();
+    for request in requests {
+        let Some(address) = &request.settings.target else { continue };
+        // What is wrong with an address is said of its machine alone.
+        let Ok(Place::Export(uri)) = Place::of(context, Path::new(address)) else { continue };
+        if let Some(other) = seen.insert(uri.to_string(), &request.name) {
+            let message = format!("the machines `{other}` and `{}` have one target, `{uri}`", request.name);
+            return Err(CommandError::new(ErrorKind::Usage, message).hint("every machine needs an export of its own"));
+        }
+    }
+    Ok(())
 }
 
 /// Returns whether both ends of a disk are zeros, where partition tables and file systems begin.

@@ -2,7 +2,7 @@
 
 use std::thread::{self, ScopedJoinHandle};
 
-use imgcore::block::{BlockRead, ByteRange, Change, Slice, extents};
+use imgcore::block::{BlockRead, ByteRange, Change, Slice, Staged, extents};
 use imgcore::fs::ext4;
 use imgcore::image::{self, Disk, Format, OpenOptions, OpenPolicy};
 use imgcore::partition::Table;
@@ -39,7 +39,7 @@ pub(super) fn files(
         let synced = scope.spawn(|| staging.sync());
         let bytes = scope.spawn(|| match &plan.target {
             Some(_) => everything(&disk, staged),
-            None => changes(&disk, staged),
+            None => changes(&disk, &staged.disk),
         });
         meaning(plan, &disk, staged, staging)?;
         joined(bytes)?;
@@ -47,11 +47,19 @@ pub(super) fn files(
     })
 }
 
-/// Reads the partition table, the file systems with every planned path, and the seed.
+/// Reads the partition table, the file systems with every planned path, the data disks, and the seed.
 fn meaning(plan: &Plan, disk: &Disk, staged: &StagedDisk, staging: &Staging) -> Result<(), CommandError> {
     let _sound: Option<Table> = Table::read(disk)?;
     for (range, edits) in &staged.edited {
         ext4::verify(&Slice::open(disk, *range)?, edits)?;
+    }
+    for data in &plan.data {
+        let disk = data.open(staging.path())?;
+        if disk.size() != data.staged().size() {
+            return Err(differs(format!("a data disk has {} bytes, not {}", disk.size(), data.staged().size())));
+        }
+        changes(&disk, data.staged())?;
+        data.check(&disk)?;
     }
     if let Some(seed) = &plan.seed {
         let file = FileDisk::open(&staging.path().join(SEED_FILE), Access::Read)?;
@@ -74,8 +82,8 @@ fn same_base(disk: &Disk, machine: &Machine) -> Result<(), CommandError> {
 }
 
 /// Compares every changed byte.
-fn changes(disk: &Disk, staged: &StagedDisk) -> Result<(), CommandError> {
-    for change in staged.disk.changes() {
+fn changes<D>(disk: &Disk, staged: &Staged<D>) -> Result<(), CommandError> {
+    for change in staged.changes() {
         let range = change.range();
         if let Change::Zeroes(_) = change {
             zeroed(disk, range)?;

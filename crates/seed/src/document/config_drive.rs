@@ -41,6 +41,9 @@ pub struct ConfigDrive {
     pub project_id: Option<String>,
     /// Tagged devices, in Nova's form.
     pub devices: Vec<Value>,
+    /// The device nodes of data disks by Nova's names for them, `ephemeral0` and so on and `swap`: cloud-init mounts the first of
+    /// them and turns on the swap space.
+    pub block_devices: BTreeMap<String, String>,
     /// Numbers of virtual processors that have a physical one for themselves.
     pub dedicated_cpus: Vec<u32>,
     /// The user data.
@@ -81,6 +84,7 @@ impl ConfigDrive {
             random_seed: None,
             project_id: None,
             devices: Vec::new(),
+            block_devices: BTreeMap::new(),
             dedicated_cpus: Vec::new(),
             user_data: None,
             vendor_data: Map::new(),

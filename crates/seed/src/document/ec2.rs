@@ -23,7 +23,12 @@ pub(super) fn meta_data(drive: &ConfigDrive, version: &str) -> Map<String, Value
         set("public-hostname", drive.hostname.clone().into());
     }
     if version >= "2007-12-15" {
-        set("block-device-mapping", json!({"ami": "vda", "root": "/dev/vda"}));
+        let mut nodes = Map::new();
+        let disks = drive.block_devices.iter().map(|(name, node)| (name.as_str(), node.as_str()));
+        for (name, node) in [("ami", "vda"), ("root", "/dev/vda")].into_iter().chain(disks) {
+            nodes.insert(name.to_owned(), node.into());
+        }
+        set("block-device-mapping", Value::Object(nodes));
     }
     if version >= "2008-02-01" {
         set("placement", json!({"availability-zone": drive.availability_zone.as_deref().unwrap_or(DEFAULT_ZONE)}));
@@ -49,10 +54,20 @@ pub(super) const FIRST_WRITTEN: usize = 8;
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
     use uuid::Uuid;
 
     use super::{VERSIONS, meta_data};
     use crate::document::ConfigDrive;
+
+    #[test]
+    fn data_disks_are_in_the_mapping_from_the_version_on_that_has_one() {
+        let mut drive = ConfigDrive::new(Uuid::nil(), "web1");
+        drive.block_devices.insert("ephemeral0".to_owned(), "/dev/vdb".to_owned());
+        let mapping = json!({"ami": "vda", "ephemeral0": "/dev/vdb", "root": "/dev/vda"});
+        assert_eq!(meta_data(&drive, "latest")["block-device-mapping"], mapping);
+        assert!(!meta_data(&drive, "1.0").contains_key("block-device-mapping"));
+    }
 
     #[test]
     fn later_versions_know_more() {

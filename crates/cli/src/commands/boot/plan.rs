@@ -1,5 +1,6 @@
 use std::fs::{self, OpenOptions, Permissions};
 use std::io;
+use std::iter;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -62,18 +63,22 @@ pub(super) fn make_log(path: &Path) -> Result<(), CommandError> {
     }
 }
 
-/// Checks that the domain's disk is the one in the machine's folder, which may have been moved or copied.
+/// Checks that the domain's disks are those in the machine's folder, which may have been moved or copied.
 fn check_place(folder: &Path, machine: &Machine) -> Result<(), CommandError> {
-    let Some(file) = &machine.disk.file else { return Ok(()) };
-    let own = folder.join(file);
-    let cannot = |error| CommandError::io(format!("cannot find the disk `{}`", own.display()), error);
-    let own = fs::canonicalize(&own).map_err(cannot)?;
-    let described = machine.domain.disks.first().and_then(|disk| fs::canonicalize(disk.source.file()?).ok());
-    if described.as_ref() == Some(&own) {
-        return Ok(());
+    let files = iter::once(machine.disk.file.as_ref()).chain(machine.data.iter().map(|disk| Some(&disk.file)));
+    for (index, file) in files.enumerate() {
+        let Some(file) = file else { continue };
+        let own = folder.join(file);
+        let cannot = |error| CommandError::io(format!("cannot find the disk `{}`", own.display()), error);
+        let own = fs::canonicalize(&own).map_err(cannot)?;
+        let described = machine.domain.disks.get(index).and_then(|disk| fs::canonicalize(disk.source.file()?).ok());
+        if described.as_ref() != Some(&own) {
+            let message = format!("the machine `{}` was prepared in another folder", machine.name);
+            let error = CommandError::new(ErrorKind::Refused, message);
+            return Err(error.hint("move it back, or remove it and prepare it again"));
+        }
     }
-    let message = format!("the machine `{}` was prepared in another folder", machine.name);
-    Err(CommandError::new(ErrorKind::Refused, message).hint("move it back, or remove it and prepare it again"))
+    Ok(())
 }
 
 /// Makes a port of this host lead to the guest's SSH server, when the guest is in QEMU's own network; returns the port.

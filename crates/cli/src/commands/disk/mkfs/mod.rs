@@ -135,17 +135,23 @@ fn refuse_existing(args: &Args, path: &Path) -> Result<(), CommandError> {
         .hint("`--force` makes a new image in its place"))
 }
 
+fn refuse_missing(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let Place::File(path) = Place::of(context, &args.image)? else { return Ok(()) };
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let message = format!("there is no `{}`", args.image.display());
+            Err(CommandError::new(ErrorKind::NotFound, message)
+                .hint("a new image has its SIZE behind its name, as in `data.raw 20G`"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Makes the file system on an image that is there: all of it or nothing.
 fn make_on_existing(args: &Args, context: &Context, uuid: Uuid) -> Result<Made, CommandError> {
+    refuse_missing(args, context)?;
     let image = args.image.clone();
     let volume = VolumeArgs { format: args.format, partition: args.partition, via: Via::Native, trust: args.trust, image };
-    if let Place::File(path) = Place::of(context, &image)?
-        && path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-    {
-        let message = format!("there is no `{}`", image.display());
-        return Err(CommandError::new(ErrorKind::NotFound, message)
-            .hint("a new image has its SIZE behind its name, as in `data.raw 20G`"));
-    }
     let number = args.partition.unwrap_or_default();
     let task = Task { number: Some(number), anew: true, ..Task::default() };
     let changed = change(context, &ChangeArgs::new(volume, args.undo_log.clone()), task, |part| {

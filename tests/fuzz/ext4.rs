@@ -15,6 +15,7 @@ const SHAPES: &[&str] = &[
     "-t ext4 -O ^metadata_csum,uninit_bg,^has_journal,meta_bg,^resize_inode -g 512",
     "-t ext4 -O ^has_journal,ea_inode,large_dir,mmp",
     "-t ext4 -O ^has_journal,^extent,^64bit",
+    "-t ext4 -O ^metadata_csum,^uninit_bg,^has_journal,bigalloc -C 4096",
 ];
 
 fn path(text: &str) -> GuestPath {

@@ -174,27 +174,33 @@ fn run(name: &str, seeds: &[Vec<u8>], mutate: fn(&mut Vec<u8>, u64)) {
 }
 
 const SUMS: &str = "-t ext4 -O metadata_csum,64bit,^has_journal";
+const CLUSTERS: &str = "-t ext4 -O metadata_csum,bigalloc,^has_journal -C 4096";
 const NARROW: &str = "-t ext4 -O metadata_csum,^64bit,^has_journal,^flex_bg -I 128 -g 1024";
 
 #[test]
 fn a_damaged_layout_is_no_panic_and_never_gets_worse() {
-    let shapes =
-        [SUMS, NARROW, "-t ext4 -O uninit_bg,^metadata_csum,^has_journal -g 1024", "-t ext4 -O metadata_csum -J size=1"];
+    let shapes = [
+        SUMS,
+        NARROW,
+        "-t ext4 -O uninit_bg,^metadata_csum,^has_journal -g 1024",
+        "-t ext4 -O metadata_csum -J size=1",
+        CLUSTERS,
+    ];
     let seeds = shapes.map(|shape| Seed::make(4, shape).bytes());
     run("ext4-layout", &seeds, |bytes, seed| fuzz_ext4::damage(bytes, Class::Layout, seed));
 }
 
 #[test]
 fn damaged_maps_are_no_panic_and_never_get_worse() {
-    let seeds =
-        [SUMS, NARROW, "-t ext2 -I 128", "-t ext4 -O ^extent,^64bit,^has_journal"].map(|shape| Seed::make(2, shape).bytes());
+    let seeds = [SUMS, NARROW, "-t ext2 -I 128", "-t ext4 -O ^extent,^64bit,^has_journal", CLUSTERS]
+        .map(|shape| Seed::make(2, shape).bytes());
     run("ext4-maps", &seeds, |bytes, seed| fuzz_ext4::damage(bytes, Class::Maps, seed));
 }
 
 #[test]
 fn damaged_folders_are_no_panic_and_never_get_worse() {
     let inline = "-t ext4 -O metadata_csum,inline_data,^has_journal -I 512";
-    let seeds = [SUMS, inline, "-t ext2 -O ^dir_index"].map(|shape| Seed::make(2, shape).bytes());
+    let seeds = [SUMS, inline, "-t ext2 -O ^dir_index", CLUSTERS].map(|shape| Seed::make(2, shape).bytes());
     run("ext4-folders", &seeds, |bytes, seed| fuzz_ext4::damage(bytes, Class::Folders, seed));
 }
 
@@ -233,6 +239,7 @@ fn damaged_lists_of_orphans_are_no_panic_and_never_make_it_worse() {
     let seeds = [
         Seed::make(2, SUMS).with_orphans(false),
         Seed::make(2, "-t ext2").with_orphans(false),
+        Seed::make(2, CLUSTERS).with_orphans(false),
         Seed::make(4, "-t ext4 -O metadata_csum,orphan_file -J size=1").with_orphans(true),
     ];
     run("ext4-orphans", &seeds, |bytes, seed| fuzz_ext4::damage(bytes, Class::Orphans, seed));

@@ -7,6 +7,7 @@ use imgcore::storage::{Access, FileDisk};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use tempfile::TempDir;
+use vmimg_tests::mount::Mounted;
 use vmimg_tests::random_ext4::RandomFileSystem;
 use vmimg_tests::tool::Tool;
 
@@ -124,6 +125,39 @@ fn a_file_system_grows_in_many_steps_and_in_one_to_the_same_counts() {
 }
 
 #[test]
+fn clusters_are_added_whole_and_groups_of_them_take_their_layout() {
+    let folder = tempfile::tempdir().unwrap();
+    for (words, first, cluster, sizes) in [
+        ("-b 1024 -O bigalloc -C 2048", 20, 2048, [21, 300, 1000]),
+        ("-b 1024 -O bigalloc,^metadata_csum,uninit_bg -C 8192", 20, 8192, [33, 90, 1500]),
+        ("-b 1024 -O bigalloc,^resize_inode,^flex_bg -C 4096", 20, 4096, [41, 300, 900]),
+        ("-b 1024 -O bigalloc,meta_bg,^resize_inode -C 2048 -N 4096", 40, 2048, [41, 300, 900]),
+        ("-b 4096 -O bigalloc -C 65536", 48, 65536, [144, 5000, 9000]),
+        ("-b 4096 -O bigalloc,^metadata_csum,^64bit -C 1048576", 256, 1 << 20, [300, 3000, 70_000]),
+    ] {
+        let path = file_system(&folder, &options(words), first << 20);
+        for mib in sizes {
+            let about = format!("{words}: {mib} MiB");
+            // What is behind the last whole cluster stays outside.
+            let growth = grow(enlarged(&path, (mib << 20) + 1024)).unwrap_or_else(|error| panic!("{about}: {error}"));
+            assert!(growth.new_size > growth.old_size && growth.new_size + (66 << 20) > mib << 20, "{about}: {growth:?}");
+            assert_eq!(growth.new_size % cluster, 0, "{about}");
+            assert_clean(&path, &about);
+        }
+        let text = Tool::new("debugfs").args(["-R", "cat /etc/hostname"]).arg(&path).run();
+        assert_eq!(text, "web1\n", "{words}");
+        // Linux takes all of it, and counts what it finds.
+        let mounted = Mounted::open(&path, "rw").unwrap_or_else(|error| panic!("{words}: {error}"));
+        for number in 0..200 {
+            std::fs::create_dir_all(mounted.path(&format!("folder-{number}/below"))).unwrap();
+        }
+        std::fs::write(mounted.path("large"), vec![7; 20 << 20]).unwrap();
+        drop(mounted);
+        assert_clean(&path, words);
+    }
+}
+
+#[test]
 fn descriptors_for_which_nothing_is_reserved_lie_in_their_groups() {
     let folder = tempfile::tempdir().unwrap();
     let cases = [
@@ -199,8 +233,7 @@ fn growth_is_staged_and_costs_what_the_new_groups_cost() {
 #[test]
 fn what_cannot_be_grown_is_refused_before_the_first_change() {
     let folder = tempfile::tempdir().unwrap();
-    let cases =
-        [("-b 4096 -O sparse_super2", "sparse_super2"), ("-b 4096 -O bigalloc", "bigalloc"), ("-b 4096 -O quota", "quota")];
+    let cases = [("-b 4096 -O sparse_super2", "sparse_super2"), ("-b 4096 -O quota", "quota")];
     for (words, reason) in cases {
         let path = file_system(&folder, &options(words), 32 << 20);
         let disk = enlarged(&path, 8 << 30);

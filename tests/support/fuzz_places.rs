@@ -95,6 +95,8 @@ struct Shape {
     blocks: u64,
     first: usize,
     per_group: usize,
+    /// What a bitmap counts: clusters, or blocks where they are the same.
+    clusters_per_group: usize,
     inodes_per_group: usize,
     inode_size: usize,
     desc_size: usize,
@@ -116,6 +118,7 @@ impl Shape {
             blocks: u64::from(u32_at(sb, 4)),
             first: u32_at(sb, 0x14) as usize,
             per_group: u32_at(sb, 0x20) as usize,
+            clusters_per_group: u32_at(sb, 0x24) as usize,
             inodes_per_group: u32_at(sb, 0x28) as usize,
             inode_size: if u32_at(sb, 0x4C) == 0 { 128 } else { u16_at(sb, 0x58) },
             desc_size: if incompat & 0x80 != 0 { u16_at(sb, 0xFE) } else { 32 },
@@ -126,6 +129,13 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// Where the descriptors begin, in bytes.
+    fn descriptors(&self) -> usize {
+        (1024 / self.block + 1) * self.block
+    }
+}
+
 /// Finds the structures of a sound file system whose descriptors lie behind its superblock.
 pub fn places(bytes: &[u8]) -> Vec<Place> {
     let shape = Shape::read(bytes);
@@ -133,11 +143,11 @@ pub fn places(bytes: &[u8]) -> Vec<Place> {
     let groups = (shape.blocks as usize - shape.first).div_ceil(shape.per_group);
     let sb = &bytes[1024..2048];
     for group in 0..groups {
-        let at = (shape.first + 1) * shape.block + group * shape.desc_size;
+        let at = shape.descriptors() + group * shape.desc_size;
         let number = u32::try_from(group).unwrap();
         found.push(Place { kind: Kind::Descriptor(number), at, len: shape.desc_size, seed: shape.seed });
         let table = u32_at(bytes, at + 8) as usize * shape.block;
-        let blocks = (u32_at(bytes, at) as usize * shape.block, shape.per_group / 8);
+        let blocks = (u32_at(bytes, at) as usize * shape.block, shape.clusters_per_group / 8);
         let inodes = (u32_at(bytes, at + 4) as usize * shape.block, shape.inodes_per_group / 8);
         // What was never written has no checksum.
         let flags = if shape.sums || shape.short_sums { u16_at(bytes, at + 0x12) } else { 0 };
@@ -236,7 +246,7 @@ fn numbers(bytes: &[u8], shape: &Shape, block: usize, depth: usize, contents: &m
 
 /// The blocks of a log that does not wrap, in a journal whose blocks follow each other.
 fn journal(bytes: &[u8], shape: &Shape, found: &mut Vec<Place>) {
-    let table = u32_at(bytes, (shape.first + 1) * shape.block + 8) as usize * shape.block;
+    let table = u32_at(bytes, shape.descriptors() + 8) as usize * shape.block;
     let inode = table + (u32_at(bytes, 1024 + 0xE0) as usize - 1) * shape.inode_size;
     let has_extents = u32_at(bytes, inode + 0x20) & 0x8_0000 != 0;
     let mut contents = Vec::new();

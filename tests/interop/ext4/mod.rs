@@ -1,6 +1,7 @@
 //! ext4: mke2fs writes what we read, e2fsck and debugfs judge what we write.
 
 mod bytes;
+mod clusters;
 mod damage;
 mod edit;
 mod folders;
@@ -34,9 +35,11 @@ pub(crate) const SHAPES: &[(&str, u64, &str)] = &[
     ("bare", 20, "-b 1024 -O ^metadata_csum,^uninit_bg,^flex_bg,^has_journal,^resize_inode"),
     ("large-inodes", 20, "-b 4096 -I 1024 -G 2"),
     ("tea", 20, "-b 1024 -E hash_seed=11111111-2222-3333-4444-555555555555"),
+    ("bigalloc", 24, "-b 4096 -I 256 -O bigalloc,orphan_file -C 16384"),
     ("cirros", 20, "-t ext3 -b 1024 -I 128"),
     ("ext3", 24, "-t ext3 -I 256"),
     ("ext2", 20, "-t ext2 -b 2048"),
+    ("bigalloc-1k", 20, "-b 1024 -I 256 -O bigalloc,^metadata_csum,uninit_bg -C 8192"),
     ("ext2-no-types", 20, "-t ext2 -b 1024 -I 128 -O ^filetype,^dir_index"),
     ("meta-bg", 40, "-b 1024 -O meta_bg,^resize_inode -g 1024"),
     ("partly-meta-bg", 40, "-b 1024 -O meta_bg,^resize_inode,^metadata_csum,^64bit -g 512"),

@@ -80,6 +80,6 @@ pub enum Error {
 pub struct Refusal {
     /// The format, as in `ext4`.
     pub format: &'static str,
-    /// What is in the way, as in ``has the feature `bigalloc`, which is not supported``.
+    /// What is in the way, as in ``has the feature `quota`, which is not supported``.
     pub reason: String,
 }

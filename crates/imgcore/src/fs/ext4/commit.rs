@@ -100,7 +100,7 @@ impl<'a> Commit<'a> {
         disk.write_all_at(&old.marked(true).encode_like(&old), SUPERBLOCK_OFFSET)?;
         let sequence = journal.write_transaction(disk, &blocks, new.s_wtime.get())?;
         disk.flush()?;
-        let (first, first_block) = (journal.first(), u64::from(old.s_first_data_block.get()));
+        let (first, first_block) = (journal.first(), old.home_block());
         journal.write_start(disk, first, sequence)?;
         let mut complete = |disk: &mut D| {
             disk.flush()?;
@@ -166,7 +166,7 @@ impl<'a> Commit<'a> {
     fn superblock<D: BlockRead>(&self, blocks: &mut Blocks, disk: &D, old: &RawSuperblock) -> Result<RawSuperblock, Error> {
         let layout = Layout::decode(old, disk.size())?;
         let size = u64::from(layout.block_size);
-        let home = u64::from(layout.first_data_block);
+        let home = old.home_block();
         let inside = usize::try_from(SUPERBLOCK_OFFSET.saturating_sub(home.saturating_mul(size))).unwrap_or_default();
         if !blocks.iter().any(|(block, _)| *block == home) {
             let mut bytes = vec![0; layout.block_bytes()];
@@ -260,7 +260,7 @@ impl<'a, D: BlockRead> Sorter<'a, '_, D> {
     }
 
     fn is_used(&mut self, block: u64) -> Result<bool, Error> {
-        let Some((group, index)) = self.volume.layout().group_of_block(block) else { return Ok(true) };
+        let Some((group, index)) = self.volume.layout().cluster_of_block(block) else { return Ok(true) };
         if !self.maps.contains_key(&group) {
             self.maps.insert(group, load_block_map(&self.volume, group)?);
         }

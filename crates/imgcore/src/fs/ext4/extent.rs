@@ -2,6 +2,7 @@ use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::checksum::crc32c;
+use super::cluster::broken_rule;
 use super::error::{corrupt, refused};
 use super::inode::Inode;
 use super::store::Store;
@@ -166,6 +167,9 @@ impl<D: BlockRead> TreeReader<'_, D> {
             }
             if u64::from(extent.logical) < floor || extent.logical_end() > range.1 {
                 return Err(self.bad("extents ascend inside the range of their node"));
+            }
+            if let Some(rule) = broken_rule(tree.extents.last(), &extent, layout.cluster_blocks) {
+                return Err(self.bad(rule));
             }
             floor = extent.logical_end();
             tree.extents.push(extent);

@@ -21,8 +21,10 @@ pub(super) fn check_readable(raw: &RawSuperblock) -> Result<(), Error> {
 /// As [`check_readable`].
 pub(super) fn check_known(raw: &RawSuperblock) -> Result<(), Error> {
     refuse(raw.s_feature_incompat.get() & !(READABLE_INCOMPAT | RECOVER), INCOMPAT_NAMES)?;
-    // Its bitmaps count clusters, so not even its geometry is what it is elsewhere.
-    refuse(raw.s_feature_ro_compat.get() & BIGALLOC, RO_COMPAT_NAMES)
+    if raw.has_ro_compat(BIGALLOC) && !raw.has_incompat(EXTENTS) {
+        return Err(refused("has the feature `bigalloc` without the feature `extent`, which is not supported"));
+    }
+    Ok(())
 }
 
 /// Checks that the file system can be changed, once its journal has been replayed and its orphans are gone.
@@ -91,7 +93,8 @@ pub(super) const HUGE_FILE: u32 = 0x8;
 pub(super) const GDT_CSUM: u32 = 0x10;
 pub(super) const DIR_NLINK: u32 = 0x20;
 pub(super) const EXTRA_ISIZE: u32 = 0x40;
-const BIGALLOC: u32 = 0x200;
+/// The block bitmaps count clusters, which are several blocks each.
+pub(super) const BIGALLOC: u32 = 0x200;
 pub(super) const METADATA_CSUM: u32 = 0x400;
 const VERITY: u32 = 0x8000;
 pub(super) const ORPHAN_PRESENT: u32 = 0x10000;
@@ -101,7 +104,7 @@ const READABLE_INCOMPAT: u32 =
 const WRITABLE_COMPAT: u32 =
     HAS_JOURNAL | EXT_ATTR | RESIZE_INODE | DIR_INDEX | SPARSE_SUPER2 | FAST_COMMIT | STABLE_INODES | ORPHAN_FILE;
 const WRITABLE_RO_COMPAT: u32 =
-    SPARSE_SUPER | LARGE_FILE | HUGE_FILE | GDT_CSUM | DIR_NLINK | EXTRA_ISIZE | METADATA_CSUM | VERITY;
+    SPARSE_SUPER | LARGE_FILE | HUGE_FILE | GDT_CSUM | DIR_NLINK | EXTRA_ISIZE | BIGALLOC | METADATA_CSUM | VERITY;
 
 /// Spec: "Super Block", compatible features.
 const COMPAT_NAMES: &[(u32, &str)] =
@@ -115,7 +118,6 @@ const RO_COMPAT_NAMES: &[(u32, &str)] = &[
     (0x4, "btree_dir"),
     (0x80, "has_snapshot"),
     (0x100, "quota"),
-    (BIGALLOC, "bigalloc"),
     (0x800, "replica"),
     (0x1000, "read-only"),
     (0x2000, "project"),

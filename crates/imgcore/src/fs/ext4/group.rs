@@ -57,7 +57,8 @@ pub(super) struct Group {
     pub(super) block_bitmap: u64,
     pub(super) inode_bitmap: u64,
     pub(super) inode_table: u64,
-    pub(super) free_blocks: u32,
+    /// Clusters, which are blocks without `bigalloc`.
+    pub(super) free_clusters: u32,
     pub(super) free_inodes: u32,
     pub(super) used_dirs: u32,
     /// Inodes at the end of the table that were never used.
@@ -76,7 +77,7 @@ impl Group {
             block_bitmap: 0,
             inode_bitmap: 0,
             inode_table: 0,
-            free_blocks: 0,
+            free_clusters: 0,
             free_inodes: 0,
             used_dirs: 0,
             itable_unused: 0,
@@ -94,7 +95,7 @@ impl Group {
         if group.free_inodes > layout.inodes_per_group || group.itable_unused > layout.inodes_per_group {
             return Err(bad("it has no more free inodes than inodes"));
         }
-        if group.free_blocks > layout.group_blocks(number) {
+        if group.free_clusters > layout.group_clusters(number) {
             return Err(bad("it has no more free blocks than blocks"));
         }
         Ok(group)
@@ -120,7 +121,7 @@ impl Group {
             block_bitmap: join(raw.bg_block_bitmap_lo.get(), raw.bg_block_bitmap_hi.get()),
             inode_bitmap: join(raw.bg_inode_bitmap_lo.get(), raw.bg_inode_bitmap_hi.get()),
             inode_table: join(raw.bg_inode_table_lo.get(), raw.bg_inode_table_hi.get()),
-            free_blocks: wide(raw.bg_free_blocks_count_lo, raw.bg_free_blocks_count_hi),
+            free_clusters: wide(raw.bg_free_blocks_count_lo, raw.bg_free_blocks_count_hi),
             free_inodes: wide(raw.bg_free_inodes_count_lo, raw.bg_free_inodes_count_hi),
             used_dirs: wide(raw.bg_used_dirs_count_lo, raw.bg_used_dirs_count_hi),
             itable_unused: if has_flags { wide(raw.bg_itable_unused_lo, raw.bg_itable_unused_hi) } else { 0 },
@@ -162,7 +163,7 @@ impl Group {
             low.set(below);
             high.set(above);
         };
-        set(self.free_blocks, &mut raw.bg_free_blocks_count_lo, &mut raw.bg_free_blocks_count_hi);
+        set(self.free_clusters, &mut raw.bg_free_blocks_count_lo, &mut raw.bg_free_blocks_count_hi);
         set(self.free_inodes, &mut raw.bg_free_inodes_count_lo, &mut raw.bg_free_inodes_count_hi);
         set(self.used_dirs, &mut raw.bg_used_dirs_count_lo, &mut raw.bg_used_dirs_count_hi);
         set(self.itable_unused, &mut raw.bg_itable_unused_lo, &mut raw.bg_itable_unused_hi);

@@ -1,5 +1,5 @@
 use super::error::{corrupt, refused};
-use super::feature::{BIT64, FLEX_BG, GDT_CSUM, META_BG, METADATA_CSUM, SPARSE_SUPER, SPARSE_SUPER2};
+use super::feature::{BIGALLOC, BIT64, FLEX_BG, GDT_CSUM, META_BG, METADATA_CSUM, SPARSE_SUPER, SPARSE_SUPER2};
 use super::superblock::{FLAG_UNSIGNED_HASH, RawSuperblock};
 use crate::fs::Error;
 
@@ -21,6 +21,8 @@ pub(super) struct Layout {
     pub(super) blocks_count: u64,
     pub(super) first_data_block: u32,
     pub(super) blocks_per_group: u32,
+    /// Blocks of a cluster, which a bit of a block bitmap counts: a power of two, 1 without `bigalloc`.
+    pub(super) cluster_blocks: u32,
     pub(super) inodes_count: u32,
     pub(super) inodes_per_group: u32,
     pub(super) first_inode: u32,
@@ -68,19 +70,16 @@ impl Layout {
         let bad = |rule: &str| corrupt("superblock", rule);
         let log = raw.s_log_block_size.get();
         let block_size = 1024_u32.checked_shl(log).filter(|_| log <= 6).ok_or_else(|| bad("a block has at most 64 KiB"))?;
-        let bits = block_size.saturating_mul(8);
-        let blocks_per_group = raw.s_blocks_per_group.get();
-        if blocks_per_group == 0 || blocks_per_group > bits || !blocks_per_group.is_multiple_of(8) {
-            return Err(bad("one block of bits describes a group, and its blocks are a multiple of 8"));
-        }
+        let (cluster_blocks, blocks_per_group) = cluster_geometry(raw, block_size)?;
         let blocks_count = raw.blocks_count();
         if size.checked_div(u64::from(block_size)).is_none_or(|blocks| blocks < blocks_count) {
             return Err(bad("the device holds all blocks"));
         }
         let first_data_block = raw.s_first_data_block.get();
         // Spec: "This must be at least 1 for 1k-block filesystems and is typically 0 for all other block sizes."
-        if first_data_block != u32::from(block_size == 1024) {
-            return Err(bad("the first data block is 1 with 1 KiB blocks, otherwise 0"));
+        // Where a cluster has several blocks, the first one begins at block 0.
+        if first_data_block != u32::from(block_size == 1024 && cluster_blocks == 1) {
+            return Err(bad("the first data block is 1 with 1 KiB blocks that are no parts of clusters, otherwise 0"));
         }
         let used = blocks_count.checked_sub(u64::from(first_data_block)).filter(|blocks| *blocks > 0);
         let groups = used.ok_or_else(|| bad("there are blocks"))?.div_ceil(u64::from(blocks_per_group));
@@ -103,6 +102,7 @@ impl Layout {
             blocks_count,
             first_data_block,
             blocks_per_group,
+            cluster_blocks,
             inodes_count,
             inodes_per_group,
             first_inode: raw.first_inode(),
@@ -141,6 +141,11 @@ impl Layout {
         before.saturating_add(u64::from(self.first_data_block))
     }
 
+    /// Returns the block in which the copy of the superblock in `group` lies, where it has one.
+    pub(super) fn superblock_of(&self, group: u32) -> u64 {
+        self.group_start(group).max(u64::from(self.block_size == 1024))
+    }
+
     /// Returns the number of blocks in `group`; only the last may have fewer than the others.
     pub(super) fn group_blocks(&self, group: u32) -> u32 {
         let rest = self.blocks_count.saturating_sub(self.group_start(group));
@@ -158,6 +163,33 @@ impl Layout {
         Some((group, u32::try_from(inside.checked_rem(per_group)?).ok()?))
     }
 
+    /// Returns the number of clusters in a group, but for a last one that is shorter.
+    pub(super) fn clusters_per_group(&self) -> u32 {
+        self.blocks_per_group.checked_div(self.cluster_blocks).unwrap_or_default()
+    }
+
+    /// Returns the number of clusters in `group`.
+    pub(super) fn group_clusters(&self, group: u32) -> u32 {
+        self.group_blocks(group).checked_div(self.cluster_blocks).unwrap_or_default()
+    }
+
+    /// Returns the number of the first block of a cluster, given the cluster's group and its index there.
+    pub(super) fn cluster_start(&self, group: u32, index: u32) -> u64 {
+        let before = u64::from(index).saturating_mul(u64::from(self.cluster_blocks));
+        self.group_start(group).saturating_add(before)
+    }
+
+    /// Returns the group that holds `block` and the index in it of the block's cluster, or `None` outside of all groups.
+    pub(super) fn cluster_of_block(&self, block: u64) -> Option<(u32, u32)> {
+        let (group, index) = self.group_of_block(block)?;
+        Some((group, index.checked_div(self.cluster_blocks)?))
+    }
+
+    /// Returns the bytes of a cluster.
+    pub(super) fn cluster_size(&self) -> u64 {
+        u64::from(self.block_size).saturating_mul(u64::from(self.cluster_blocks))
+    }
+
     /// Returns the group that holds `inode` and the inode's index in it, or `None` when there is no such inode.
     pub(super) fn group_of_inode(&self, inode: u32) -> Option<(u32, u32)> {
         let index = inode.checked_sub(1).filter(|_| inode <= self.inodes_count)?;
@@ -172,7 +204,7 @@ impl Layout {
 
     /// Returns the offset in bytes of the descriptor table's copy in `group`, without what `meta_bg` puts elsewhere.
     pub(super) fn descriptors_offset(&self, group: u32) -> u64 {
-        self.group_start(group).saturating_add(1).saturating_mul(u64::from(self.block_size))
+        self.superblock_of(group).saturating_add(1).saturating_mul(u64::from(self.block_size))
     }
 
     /// Returns how many descriptors a block has.
@@ -189,10 +221,10 @@ impl Layout {
         let index = group.checked_div(per_block).unwrap_or_default();
         let inside = group.checked_rem(per_block).unwrap_or_default();
         let block = if self.first_meta_bg.is_none_or(|first| index < first) {
-            self.group_start(0).saturating_add(1).saturating_add(u64::from(index))
+            self.superblock_of(0).saturating_add(1).saturating_add(u64::from(index))
         } else {
             let first = index.saturating_mul(per_block);
-            self.group_start(first).saturating_add(u64::from(self.has_superblock(first)))
+            self.superblock_of(first).saturating_add(u64::from(self.has_superblock(first)))
         };
         let inside = u64::from(inside).saturating_mul(u64::from(self.desc_size));
         block.saturating_mul(u64::from(self.block_size)).saturating_add(inside)
@@ -217,22 +249,55 @@ impl Layout {
         }
     }
 
-    /// Returns the number of blocks at the start of `group` that the superblock, the descriptors and the space reserved for
-    /// more of them take.
+    /// Returns the number of blocks at the start of `group` that the superblock, what lies before it, the descriptors and the
+    /// space reserved for more of them take.
     pub(super) fn overhead_before_bitmaps(&self, group: u32) -> u64 {
+        let unused = self.superblock_of(group).saturating_sub(self.group_start(group));
         let copy = u64::from(self.has_superblock(group));
         let per_block = self.descriptors_per_block();
         let index = group.checked_div(per_block).unwrap_or_default();
         let table = match self.first_meta_bg {
             Some(first) if index >= first => {
                 let inside = group.checked_rem(per_block).unwrap_or_default();
-                return copy.saturating_add(u64::from(inside < 2 || inside == per_block.saturating_sub(1)));
+                let table = u64::from(inside < 2 || inside == per_block.saturating_sub(1));
+                return unused.saturating_add(copy).saturating_add(table);
             }
             Some(first) => first,
             None => self.descriptor_blocks(),
         };
-        copy.saturating_mul(u64::from(table).saturating_add(u64::from(self.reserved_gdt_blocks)).saturating_add(1))
+        let table = u64::from(table).saturating_add(u64::from(self.reserved_gdt_blocks));
+        copy.saturating_mul(table.saturating_add(1)).saturating_add(unused)
     }
+}
+
+/// Returns the blocks of a cluster, and those of a group.
+///
+/// Spec: "Super Block", `s_log_cluster_size`: "Cluster size is 2 ^ (10 + s_log_cluster_size) blocks if bigalloc is enabled."
+fn cluster_geometry(raw: &RawSuperblock, block_size: u32) -> Result<(u32, u32), Error> {
+    let bad = |rule: &str| corrupt("superblock", rule);
+    let bits = block_size.saturating_mul(8);
+    let blocks_per_group = raw.s_blocks_per_group.get();
+    if !raw.has_ro_compat(BIGALLOC) {
+        if blocks_per_group == 0 || blocks_per_group > bits || !blocks_per_group.is_multiple_of(8) {
+            return Err(bad("one block of bits describes a group, and its blocks are a multiple of 8"));
+        }
+        return Ok((1, blocks_per_group));
+    }
+    let log = raw.s_log_cluster_size.get().checked_sub(raw.s_log_block_size.get());
+    let log = log.filter(|_| raw.s_log_cluster_size.get() <= MAX_LOG_CLUSTER);
+    let cluster_blocks = log.and_then(|log| 1_u32.checked_shl(log));
+    let cluster_blocks = cluster_blocks.ok_or_else(|| bad("a cluster has from one block to 1 GiB"))?;
+    let clusters = raw.s_clusters_per_group.get();
+    if clusters == 0 || clusters > bits || !clusters.is_multiple_of(8) {
+        return Err(bad("one block of bits describes a group, and its clusters are a multiple of 8"));
+    }
+    if clusters.checked_mul(cluster_blocks) != Some(blocks_per_group) {
+        return Err(bad("the blocks of a group are those of its clusters"));
+    }
+    if !raw.blocks_count().is_multiple_of(u64::from(cluster_blocks)) {
+        return Err(refused("ends inside a cluster, which is not supported"));
+    }
+    Ok((cluster_blocks, blocks_per_group))
 }
 
 fn inode_geometry(raw: &RawSuperblock, block_size: u32) -> Result<(u32, u16), Error> {
@@ -281,6 +346,8 @@ pub(super) fn is_power(mut value: u32, base: u32) -> bool {
 
 /// The most groups that are taken: 32 TiB with 4 KiB blocks, 16 MiB of descriptors.
 const MAX_GROUPS: u32 = 1 << 18;
+/// The largest `s_log_cluster_size` that Linux takes.
+const MAX_LOG_CLUSTER: u32 = 20;
 
 #[cfg(test)]
 mod tests {

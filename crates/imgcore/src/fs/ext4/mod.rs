@@ -19,6 +19,7 @@ mod acl;
 mod bitmap;
 mod blockmap;
 mod checksum;
+mod cluster;
 mod commit;
 mod create;
 mod dirent;

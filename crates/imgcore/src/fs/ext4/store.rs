@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::corrupt;
@@ -76,10 +77,14 @@ impl<D: BlockRead> Store<D> {
         self.dirty.insert(number, bytes.into());
     }
 
-    /// Drops what is known of a block that is no metadata any more.
-    pub(super) fn forget(&mut self, number: u64) {
-        self.clean().remove(&number);
-        self.dirty.remove(&number);
+    /// Drops what is known of blocks that are no metadata any more.
+    pub(super) fn forget(&mut self, blocks: Range<u64>) {
+        let forget = |known: &mut BTreeMap<u64, Arc<[u8]>>| {
+            let gone: Vec<u64> = known.range(blocks.clone()).map(|(number, _)| *number).collect();
+            gone.iter().for_each(|number| drop(known.remove(number)));
+        };
+        forget(&mut self.clean());
+        forget(&mut self.dirty);
     }
 }
 

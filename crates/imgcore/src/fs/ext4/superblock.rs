@@ -231,6 +231,11 @@ impl RawSuperblock {
         }
     }
 
+    /// Returns the block that it lies in: with 1 KiB blocks not always the first of the first group.
+    pub(super) fn home_block(&self) -> u64 {
+        u64::from(self.s_log_block_size.get() == 0)
+    }
+
     fn wide(&self, low: U32, high: U32) -> u64 {
         let high = if self.has_incompat(super::feature::BIT64) { high.get() } else { 0 };
         join(low.get(), high)

@@ -5,14 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use super::blockmap::read_map;
+use super::cluster::{clusters_of, whole};
 use super::dirent::records;
 use super::edit::{load_block_map, load_inode_map, system_blocks};
 use super::error::corrupt;
-use super::extent::read_tree;
 use super::group::INODE_UNINIT;
 use super::inline::{inline_folder, is_inline};
-use super::inode::{EA_INODE_FLAG, EXTENTS_FLAG, Inode, ROOT_INODE};
+use super::inode::{EA_INODE_FLAG, Inode, ROOT_INODE};
 use super::volume::{Volume, has_tree};
 use crate::block::BlockRead;
 use crate::fs::{Error, FileKind};
@@ -40,7 +39,7 @@ struct Survey<'a, D> {
     volume: &'a Volume<D>,
     /// The files that can have names.
     files: BTreeMap<u32, Inode>,
-    /// Blocks of contents and of what lists them: start, end and inode.
+    /// Blocks of contents and of what lists them, all of their clusters: start, end and inode.
     runs: Vec<(u64, u64, u32)>,
     xattr_blocks: Vec<u64>,
     folder_blocks: u64,
@@ -85,15 +84,15 @@ impl<D: BlockRead> Survey<'_, D> {
             self.xattr_blocks.push(inode.xattr_block());
         }
         if has_tree(&inode, kind) {
-            let store = &self.volume.store;
-            let tree = if inode.has_flag(EXTENTS_FLAG) { read_tree(store, &inode)? } else { read_map(store, &inode)? };
+            let tree = self.volume.listed(&inode)?;
             if kind == FileKind::Directory {
                 let blocks = tree.extents.iter().map(|extent| u64::from(extent.len)).fold(0, u64::saturating_add);
                 self.folder_blocks = self.folder_blocks.saturating_add(blocks);
             }
-            let extents = tree.extents.iter().map(|extent| (extent.physical, u64::from(extent.len)));
-            let all = extents.chain(tree.nodes.iter().map(|node| (*node, 1)));
-            self.runs.extend(all.map(|(start, len)| (start, start.saturating_add(len), number)));
+            let size = self.volume.layout().cluster_blocks;
+            let nodes = tree.nodes.iter().map(|node| whole((*node, 1), size));
+            let all = clusters_of(&tree.extents, size).into_iter().chain(nodes);
+            self.runs.extend(all.map(|(start, len)| (start, start.saturating_add(u64::from(len)), number)));
         }
         // The values of attributes have no names, and the journal has none.
         if !inode.has_flag(EA_INODE_FLAG) && (number >= self.volume.layout().first_inode || number == ROOT_INODE) {
@@ -107,7 +106,9 @@ impl<D: BlockRead> Survey<'_, D> {
         self.xattr_blocks.sort_unstable();
         // Files with the same attributes may share their block.
         self.xattr_blocks.dedup();
-        self.runs.extend(self.xattr_blocks.iter().map(|block| (*block, block.saturating_add(1), 0)));
+        let size = self.volume.layout().cluster_blocks;
+        let xattrs = self.xattr_blocks.iter().map(|block| whole((*block, 1), size));
+        self.runs.extend(xattrs.map(|(start, len)| (start, start.saturating_add(u64::from(len)), 0)));
         self.runs.extend(system_blocks(self.volume)?.into_iter().map(|(start, end)| (start, end, 0)));
         self.runs.sort_unstable();
         let mut last = 0;
@@ -129,18 +130,19 @@ impl<D: BlockRead> Survey<'_, D> {
         for (start, end, _) in &self.runs {
             let mut block = *start;
             while block < *end {
-                let Some((group, index)) = layout.group_of_block(block) else { break };
+                let Some((group, first)) = layout.cluster_of_block(block) else { break };
                 let map = match loaded.take() {
                     Some((number, map)) if number == group => map,
                     _ => load_block_map(self.volume, group)?,
                 };
-                let count = u32::try_from(end.saturating_sub(block)).unwrap_or(u32::MAX);
-                let behind = index.saturating_add(count).min(layout.group_blocks(group));
-                if map.first_free(index, behind).is_some() {
+                // As far as the run reaches in this group.
+                let until = layout.group_start(group).saturating_add(u64::from(layout.group_blocks(group))).min(*end);
+                let last = layout.cluster_of_block(until.saturating_sub(1)).map_or(first, |(_, last)| last);
+                if map.first_free(first, last.saturating_add(1)).is_some() {
                     return Err(corrupt(format!("block {block}"), "a block of a file is in use"));
                 }
                 loaded = Some((group, map));
-                block = block.saturating_add(u64::from(behind.saturating_sub(index).max(1)));
+                block = until.max(block.saturating_add(1));
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::acl::for_programs;
+use super::cluster::{clusters_of, whole};
 use super::edit::{load_block_map, load_inode_map};
 use super::error::corrupt;
 use super::extent::FileExtent;
@@ -149,7 +150,8 @@ fn list_large<D: BlockRead>(
 
 /// Checks that the superblock's free counts are the sums of the groups'.
 fn check_sums<D: BlockRead>(volume: &Volume<D>) -> Result<(), Error> {
-    let blocks: u64 = volume.groups.iter().map(|group| u64::from(group.free_blocks)).sum();
+    let clusters: u64 = volume.groups.iter().map(|group| u64::from(group.free_clusters)).sum();
+    let blocks = clusters.saturating_mul(u64::from(volume.layout().cluster_blocks));
     let inodes: u64 = volume.groups.iter().map(|group| u64::from(group.free_inodes)).sum();
     let stored = (volume.raw.free_blocks_count(), u64::from(volume.raw.s_free_inodes_count.get()));
     if stored == (blocks, inodes) {
@@ -171,12 +173,14 @@ fn claim<D: BlockRead>(
     }
     let tree = volume.tree(inode)?;
     let nodes = tree.nodes.iter().map(|node| (*node, 1));
-    for (start, len) in tree.extents.iter().map(|extent| (extent.physical, u64::from(extent.len))).chain(nodes) {
-        let end = start.saturating_add(len);
+    let size = volume.layout().cluster_blocks;
+    for run in clusters_of(&tree.extents, size).into_iter().chain(nodes) {
+        let (start, len) = whole(run, size);
+        let end = start.saturating_add(u64::from(len));
         let before = runs.range(..end).next_back();
         let shared = before.is_some_and(|(_, (until, owner))| *until > start && *owner != inode.number);
         if shared {
-            return Err(corrupt(format!("block {start}"), "a block is of one file"));
+            return Err(corrupt(format!("block {start}"), "a block, or cluster of blocks, is of one file"));
         }
         runs.insert(start, (end, inode.number));
         for block in [start, end.saturating_sub(1)] {
@@ -198,8 +202,9 @@ fn check_groups<D: BlockRead>(
         maps.insert(*group, load_block_map(volume, *group)?);
     }
     for (start, (end, _)) in runs {
-        for block in *start..*end {
-            let Some((group, index)) = volume.layout().group_of_block(block) else { continue };
+        let size = usize::try_from(volume.layout().cluster_blocks).unwrap_or(usize::MAX);
+        for block in (*start..*end).step_by(size) {
+            let Some((group, index)) = volume.layout().cluster_of_block(block) else { continue };
             if maps.get(&group).is_some_and(|map| !map.get(index)) {
                 return Err(corrupt(format!("block {block}"), "a block of a file is in use"));
             }

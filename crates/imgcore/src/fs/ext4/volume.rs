@@ -83,7 +83,18 @@ impl<D: BlockRead> Volume<D> {
         if inode.has_flag(ENCRYPT_FLAG) {
             return Err(refused(format!("encrypts inode {}, which is not supported", inode.number)));
         }
-        if inode.has_flag(EXTENTS_FLAG) { read_tree(&self.store, inode) } else { read_map(&self.store, inode) }
+        self.listed(inode)
+    }
+
+    /// Returns the blocks that `inode`, which has some, lists: by an extent tree or by a block map.
+    pub(super) fn listed(&self, inode: &Inode) -> Result<ExtentTree, Error> {
+        if inode.has_flag(EXTENTS_FLAG) {
+            return read_tree(&self.store, inode);
+        }
+        if self.layout().cluster_blocks > 1 {
+            return Err(corrupt(format!("inode {}", inode.number), "with the feature `bigalloc`, a file has extents"));
+        }
+        read_map(&self.store, inode)
     }
 
     /// Fills `buf` with the contents of a file at `offset`, given its extents; all else is zeros.

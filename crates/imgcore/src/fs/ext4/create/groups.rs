@@ -90,9 +90,9 @@ pub(super) fn write<D: BlockWrite>(
             map.set(index(*from)..index(*until), true);
             has_others = true;
         }
-        group.free_blocks = map.count_free(count);
-        free_blocks = free_blocks.saturating_add(u64::from(group.free_blocks));
-        used = used.saturating_add(u64::from(count.saturating_sub(group.free_blocks)));
+        group.free_clusters = map.count_free(count);
+        free_blocks = free_blocks.saturating_add(u64::from(group.free_clusters));
+        used = used.saturating_add(u64::from(count.saturating_sub(group.free_clusters)));
         let is_last = number.saturating_add(1) == layout.groups;
         group.free_inodes = layout.inodes_per_group;
         if layout.checksums != Checksums::None {

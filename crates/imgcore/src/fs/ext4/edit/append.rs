@@ -4,6 +4,7 @@ use super::Editor;
 use super::contents::{data_blocks, read_piece};
 use super::steps::Make;
 use crate::block::{self, BlockRead, BlockWrite, ByteRange, Extent, ExtentKind};
+use crate::fs::ext4::cluster::clusters_behind;
 use crate::fs::ext4::extent::{ExtentTree, FileExtent};
 use crate::fs::ext4::inline::is_inline;
 use crate::fs::ext4::inode::Inode;
@@ -44,7 +45,7 @@ impl<D: BlockWrite> Editor<D> {
         let start_at = whole.saturating_mul(block_size);
         let mut start = vec![0; usize::try_from(old.saturating_sub(start_at)).unwrap_or(usize::MAX)];
         self.volume.read_at(&tree.extents, &mut start, start_at)?;
-        let kept = self.cut(tree.extents, whole)?;
+        let kept = self.cut(&tree.extents, whole)?;
         let behind = Content::Disk(Arc::new(Behind { start, rest: content.clone() }));
         let size = old.checked_add(content.len()).filter(|size| size.div_ceil(block_size) <= self.most_blocks());
         let size = size.ok_or_else(|| self.unrepresentable(format!("a file has at most {} blocks", self.most_blocks())))?;
@@ -56,17 +57,16 @@ impl<D: BlockWrite> Editor<D> {
     }
 
     /// Gives back what a file has from block `whole` on, and returns the extents before it.
-    fn cut(&mut self, extents: Vec<FileExtent>, whole: u64) -> Result<Vec<FileExtent>, Error> {
+    pub(super) fn cut(&mut self, extents: &[FileExtent], whole: u64) -> Result<Vec<FileExtent>, Error> {
         let mut kept = Vec::new();
         for extent in extents {
             let before = u32::try_from(whole.saturating_sub(u64::from(extent.logical))).unwrap_or(u32::MAX).min(extent.len);
             if before > 0 {
-                kept.push(FileExtent { len: before, ..extent });
+                kept.push(FileExtent { len: before, ..*extent });
             }
-            let gone = extent.len.saturating_sub(before);
-            if gone > 0 {
-                self.free((extent.physical.saturating_add(u64::from(before)), gone))?;
-            }
+        }
+        for run in clusters_behind(extents, &kept, self.volume.layout().cluster_blocks) {
+            self.free(run)?;
         }
         Ok(kept)
     }

@@ -137,7 +137,7 @@ impl<D: BlockWrite> Editor<D> {
             let block = self.allocate_one(self.group_of(inode))?;
             self.volume.store.write(block, encode_block(there, block, &layout));
             inode.set_xattr_block(block);
-            inode.set_sectors(self.sectors(inode).saturating_add(u64::from(layout.block_size / 512)));
+            inode.set_sectors(self.sectors(inode).saturating_add(layout.cluster_size() / 512));
         }
         let features = self.volume.raw.s_feature_compat.get();
         self.volume.raw.s_feature_compat.set(features | EXT_ATTR);
@@ -160,7 +160,7 @@ impl<D: BlockWrite> Editor<D> {
             self.free((number, 1))?;
         }
         inode.set_xattr_block(0);
-        let less = u64::from(self.volume.layout().block_size / 512);
+        let less = self.volume.layout().cluster_size() / 512;
         inode.set_sectors(self.sectors(inode).saturating_sub(less));
         Ok(())
     }

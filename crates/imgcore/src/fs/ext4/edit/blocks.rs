@@ -4,6 +4,7 @@ use super::Editor;
 use crate::block::{BlockRead, BlockWrite};
 use crate::fs::Error;
 use crate::fs::ext4::bitmap::Bitmap;
+use crate::fs::ext4::cluster::whole;
 use crate::fs::ext4::error::corrupt;
 use crate::fs::ext4::group::{BLOCK_UNINIT, Group, INODE_UNINIT};
 use crate::fs::ext4::layout::Layout;
@@ -23,49 +24,50 @@ impl<D: BlockRead> Editor<D> {
         self.block_maps.get_mut(&number).ok_or_else(missing)
     }
 
-    /// Takes `count` blocks, from `group` on where possible, in as few runs as first fit, then longest fit, gives.
+    /// Takes `count` clusters, from `group` on where possible, in as few runs as first fit, then longest fit, gives.
     pub(super) fn allocate(&mut self, group: u32, count: u64) -> Result<Vec<Run>, Error> {
+        let size = self.volume.layout().cluster_blocks;
         let free = self.volume.raw.free_blocks_count();
-        if count > free {
-            return Err(Error::NoSpace(format!("{count} blocks are needed, {free} are free")));
+        let blocks = count.saturating_mul(u64::from(size));
+        if blocks > free {
+            return Err(Error::NoSpace(format!("{blocks} blocks are needed, {free} are free")));
         }
+        let most = CHUNK.checked_div(size).unwrap_or_default().max(1);
         let mut runs: Vec<Run> = Vec::new();
         let (mut left, mut goal) = (count, group);
         while left > 0 {
-            let wanted = u32::try_from(left).unwrap_or(u32::MAX).min(CHUNK);
+            let wanted = u32::try_from(left).unwrap_or(u32::MAX).min(most);
             let (found, range) = self.find(goal, wanted)?;
-            self.take(found, range.clone())?;
-            let start = self.volume.layout().group_start(found).saturating_add(u64::from(range.start));
-            let len = range.end.saturating_sub(range.start);
+            let (start, len) = self.take(found, range.clone())?;
             match runs.last_mut() {
                 Some((last, blocks)) if last.saturating_add(u64::from(*blocks)) == start => {
                     *blocks = blocks.saturating_add(len);
                 }
                 _ => runs.push((start, len)),
             }
-            left = left.saturating_sub(u64::from(len));
+            left = left.saturating_sub(u64::from(range.end.saturating_sub(range.start)));
             goal = found;
         }
         Ok(runs)
     }
 
-    /// Takes one block.
+    /// Takes one cluster and returns its first block.
     pub(super) fn allocate_one(&mut self, group: u32) -> Result<u64, Error> {
         let runs = self.allocate(group, 1)?;
         runs.first().map(|(block, _)| *block).ok_or_else(|| Error::NoSpace("a block is needed".to_owned()))
     }
 
-    /// Returns a run of at most `wanted` free blocks, at least one, and its group.
+    /// Returns a run of at most `wanted` free clusters, at least one, and its group.
     fn find(&mut self, goal: u32, wanted: u32) -> Result<(u32, Range<u32>), Error> {
         let groups = self.volume.layout().groups;
         let mut best = (0, 0..0);
         for number in (goal..groups).chain(0..goal.min(groups)) {
-            let free = self.volume.group(number)?.free_blocks;
+            let free = self.volume.group(number)?.free_clusters;
             let most = self.longest_runs.get(&number).copied().unwrap_or(u32::MAX).min(free);
             if most == 0 || (most < wanted && usize::try_from(most).unwrap_or(usize::MAX) <= best.1.len()) {
                 continue;
             }
-            let count = self.volume.layout().group_blocks(number);
+            let count = self.volume.layout().group_clusters(number);
             let run = self.block_map(number)?.find_run(wanted, count);
             let len = run.end.saturating_sub(run.start);
             if len == wanted {
@@ -82,51 +84,61 @@ impl<D: BlockRead> Editor<D> {
         Ok(best)
     }
 
-    fn take(&mut self, number: u32, range: Range<u32>) -> Result<(), Error> {
-        let start = self.volume.layout().group_start(number).saturating_add(u64::from(range.start));
-        let len = range.end.saturating_sub(range.start);
+    /// Takes these clusters of a group, and returns their blocks.
+    fn take(&mut self, number: u32, range: Range<u32>) -> Result<Run, Error> {
+        let layout = self.volume.layout();
+        let start = layout.cluster_start(number, range.start);
+        let clusters = range.end.saturating_sub(range.start);
+        let len = clusters.saturating_mul(layout.cluster_blocks);
         if self.is_system(start, len) {
             return Err(corrupt(format!("block bitmap of group {number}"), "bitmaps and tables are in use"));
         }
         self.block_map(number)?.set(range, true);
-        self.count_blocks(number, |count| count.checked_sub(u64::from(len)))
+        self.count_clusters(number, clusters, u64::checked_sub)?;
+        Ok((start, len))
     }
 
-    /// Gives blocks back.
+    /// Gives the clusters of these blocks back.
     pub(super) fn free(&mut self, run: Run) -> Result<(), Error> {
-        let (mut start, mut left) = run;
+        let size = self.volume.layout().cluster_blocks;
+        let (mut start, mut left) = whole(run, size);
         let bad = |block: u64| corrupt(format!("block {block}"), "a block of one file is in use, and not by the layout");
         if self.is_system(start, left) {
             return Err(bad(start));
         }
         while left > 0 {
-            let (group, index) = self.volume.layout().group_of_block(start).ok_or_else(|| bad(start))?;
-            let len = self.volume.layout().group_blocks(group).saturating_sub(index).min(left);
-            let range = index..index.saturating_add(len);
+            let (group, index) = self.volume.layout().cluster_of_block(start).ok_or_else(|| bad(start))?;
+            let here = self.volume.layout().group_clusters(group).saturating_sub(index);
+            let clusters = here.min(left.checked_div(size).unwrap_or_default());
+            let len = clusters.saturating_mul(size);
+            let range = index..index.saturating_add(clusters);
+            if range.is_empty() {
+                return Err(bad(start));
+            }
             let map = self.block_map(group)?;
             if range.clone().any(|index| !map.get(index)) {
                 return Err(bad(start));
             }
             map.set(range, false);
             self.longest_runs.remove(&group);
-            self.count_blocks(group, |count| count.checked_add(u64::from(len)))?;
-            for block in (start..).take(usize::try_from(len).unwrap_or(usize::MAX)) {
-                self.volume.store.forget(block);
-            }
-            start = start.saturating_add(u64::from(len));
+            self.count_clusters(group, clusters, u64::checked_add)?;
+            let end = start.saturating_add(u64::from(len));
+            self.volume.store.forget(start..end);
+            start = end;
             left = left.saturating_sub(len);
         }
         Ok(())
     }
 
-    /// Changes the free counts of a group and of the whole file system.
-    fn count_blocks(&mut self, number: u32, change: impl Fn(u64) -> Option<u64>) -> Result<(), Error> {
+    /// Changes the free counts, in clusters of a group and in blocks of the whole file system.
+    fn count_clusters(&mut self, number: u32, clusters: u32, change: fn(u64, u64) -> Option<u64>) -> Result<(), Error> {
         let bad = || corrupt(format!("group {number}"), "its free blocks are those of its bitmap");
-        let total = change(self.volume.raw.free_blocks_count()).ok_or_else(bad)?;
+        let blocks = u64::from(clusters).saturating_mul(u64::from(self.volume.layout().cluster_blocks));
+        let total = change(self.volume.raw.free_blocks_count(), blocks).ok_or_else(bad)?;
         self.volume.raw.set_free_blocks_count(total);
         let group = self.group_mut(number)?;
-        let count = change(u64::from(group.free_blocks)).and_then(|count| u32::try_from(count).ok());
-        group.free_blocks = count.ok_or_else(bad)?;
+        let count = change(u64::from(group.free_clusters), u64::from(clusters)).and_then(|count| u32::try_from(count).ok());
+        group.free_clusters = count.ok_or_else(bad)?;
         group.flags &= !BLOCK_UNINIT;
         Ok(())
     }
@@ -164,7 +176,7 @@ impl<D: BlockWrite> Editor<D> {
             let group = self.volume.group(number)?;
             let (blocks, inodes) = (!group.has(BLOCK_UNINIT), !group.has(INODE_UNINIT));
             if let Some(map) = self.block_maps.remove(&number).filter(|_| blocks) {
-                let covered = map.bytes().get(..bytes_of(layout.blocks_per_group)).unwrap_or_default();
+                let covered = map.bytes().get(..bytes_of(layout.clusters_per_group())).unwrap_or_default();
                 let group = self.group_mut(number)?;
                 if layout.has_metadata_csum() {
                     group.block_bitmap_csum = Group::bitmap_csum(&layout, covered);
@@ -190,19 +202,19 @@ impl<D: BlockWrite> Editor<D> {
 pub(in crate::fs::ext4) fn load_block_map<D: BlockRead>(volume: &Volume<D>, number: u32) -> Result<Bitmap, Error> {
     let layout = volume.layout();
     let group = volume.group(number)?;
-    let count = layout.group_blocks(number);
+    let count = layout.group_clusters(number);
     let bad = |rule: &str| corrupt(format!("block bitmap of group {number}"), rule);
     let map = if group.has(BLOCK_UNINIT) {
         fresh_block_map(layout, group, number)
     } else {
         let bytes = volume.store.block(group.block_bitmap)?.to_vec();
-        let covered = bytes.get(..bytes_of(layout.blocks_per_group)).unwrap_or_default();
+        let covered = bytes.get(..bytes_of(layout.clusters_per_group())).unwrap_or_default();
         if layout.has_metadata_csum() && Group::bitmap_csum(layout, covered) != group.block_bitmap_csum {
             return Err(bad("its checksum matches its bytes"));
         }
         Bitmap::new(bytes)
     };
-    if map.count_free(count) != group.free_blocks {
+    if map.count_free(count) != group.free_clusters {
         return Err(bad("it has as many free blocks as the group descriptor says"));
     }
     Ok(map)
@@ -210,12 +222,13 @@ pub(in crate::fs::ext4) fn load_block_map<D: BlockRead>(volume: &Volume<D>, numb
 
 /// Returns the bitmap of a group in which nothing but the layout is in use.
 pub(in crate::fs::ext4) fn fresh_block_map(layout: &Layout, group: &Group, number: u32) -> Bitmap {
-    let mut map = Bitmap::empty(layout.block_bytes(), layout.group_blocks(number));
-    map.set(0..u32::try_from(layout.overhead_before_bitmaps(number)).unwrap_or(u32::MAX), true);
+    let mut map = Bitmap::empty(layout.block_bytes(), layout.group_clusters(number));
+    let overhead = layout.overhead_before_bitmaps(number).div_ceil(u64::from(layout.cluster_blocks));
+    map.set(0..u32::try_from(overhead).unwrap_or(u32::MAX), true);
     let table = u64::from(layout.inode_table_blocks());
     for (start, len) in [(group.block_bitmap, 1), (group.inode_bitmap, 1), (group.inode_table, table)] {
         for block in start..start.saturating_add(len) {
-            if let Some((_, index)) = layout.group_of_block(block).filter(|(owner, _)| *owner == number) {
+            if let Some((_, index)) = layout.cluster_of_block(block).filter(|(owner, _)| *owner == number) {
                 map.set(index..index.saturating_add(1), true);
             }
         }

@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 
 use super::Editor;
+use super::blocks::Run;
 use crate::block::{self, BlockRead, BlockWrite, ByteRange, extents};
 use crate::fs::ext4::extent::{ExtentTree, FileExtent, MAX_LEN};
 use crate::fs::ext4::feature::LARGE_FILE;
@@ -35,13 +36,50 @@ impl<D: BlockWrite> Editor<D> {
         let mut all = tree.extents;
         for (first, last) in runs {
             let mut logical = *first;
-            for (start, len) in self.allocate(group, last.saturating_sub(*first))? {
-                push_run(&mut all, begin.saturating_add(logical), start, len);
+            let at = begin.saturating_add(logical);
+            for (start, len) in self.extend(&mut all, at, last.saturating_sub(*first), group)? {
                 self.copy(content, logical, start, len)?;
                 logical = logical.saturating_add(u64::from(len));
             }
         }
         self.store_tree(inode, &all, group, &tree.nodes)
+    }
+
+    /// Gives a file `count` blocks from block `logical` on, which is behind all that it has, and returns them: the rest of its last
+    /// cluster, where that is among them, and new clusters from `group` on.
+    pub(super) fn extend(
+        &mut self,
+        all: &mut Vec<FileExtent>,
+        logical: u64,
+        count: u64,
+        group: u32,
+    ) -> Result<Vec<Run>, Error> {
+        let size = u64::from(self.volume.layout().cluster_blocks);
+        let end = logical.saturating_add(count);
+        let mut runs = Vec::new();
+        let mut at = logical;
+        if let Some(last) = all.last().filter(|last| last.logical_end() <= at) {
+            let until = last.logical_end().next_multiple_of(size).min(end);
+            if let Some(len) = until.checked_sub(at).filter(|len| *len > 0) {
+                let ahead = at.saturating_sub(u64::from(last.logical));
+                runs.push((last.physical.saturating_add(ahead), u32::try_from(len).unwrap_or(u32::MAX)));
+                at = until;
+            }
+        }
+        let mut inside = at.checked_rem(size).unwrap_or_default();
+        let clusters = end.saturating_sub(at).saturating_add(inside).div_ceil(size);
+        for (start, len) in self.allocate(group, if at < end { clusters } else { 0 })? {
+            let len = u64::from(len).saturating_sub(inside).min(end.saturating_sub(at));
+            runs.push((start.saturating_add(inside), u32::try_from(len).unwrap_or(u32::MAX)));
+            at = at.saturating_add(len);
+            inside = 0;
+        }
+        let mut at = logical;
+        for (start, len) in &runs {
+            push_run(all, at, *start, *len);
+            at = at.saturating_add(u64::from(*len));
+        }
+        Ok(runs)
     }
 
     /// Stores how many bytes a file has. The inode is not saved.
@@ -129,7 +167,7 @@ pub(super) fn data_blocks(content: &Content, block_size: u64) -> Result<Vec<(u64
 }
 
 /// Adds a run of blocks to a file's extents: to the last one where it continues it.
-pub(super) fn push_run(all: &mut Vec<FileExtent>, mut logical: u64, mut physical: u64, mut len: u32) {
+fn push_run(all: &mut Vec<FileExtent>, mut logical: u64, mut physical: u64, mut len: u32) {
     let most = u32::from(MAX_LEN);
     if let Some(last) = all.last_mut() {
         let follows = last.logical_end() == logical && last.physical.saturating_add(u64::from(last.len)) == physical;

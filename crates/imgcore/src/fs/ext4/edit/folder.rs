@@ -1,5 +1,4 @@
 use super::Editor;
-use super::contents::push_run;
 use crate::block::{BlockRead, BlockWrite};
 use crate::fs::Error;
 use crate::fs::ext4::dirent::{
@@ -96,10 +95,13 @@ impl<D: BlockWrite> Editor<D> {
         let logical = u32::try_from(index).ok().filter(|index| *index < MAX_BLOCKS);
         let logical = logical.ok_or_else(|| self.unrepresentable("the folder is too large"))?;
         let tree = self.owned_tree(folder)?;
+        if tree.extents.last().is_some_and(|last| last.logical_end() > index) {
+            return Err(corrupt(format!("folder {}", folder.number), "it has no blocks behind its end"));
+        }
         let near = tree.extents.last().and_then(|extent| self.volume.layout().group_of_block(extent.physical));
-        let block = self.allocate_one(near.map_or(group, |(near, _)| near))?;
         let mut all = tree.extents;
-        push_run(&mut all, index, block, 1);
+        let runs = self.extend(&mut all, index, 1, near.map_or(group, |(near, _)| near))?;
+        let block = runs.first().map(|(block, _)| *block).ok_or_else(|| Error::NoSpace("a block is needed".to_owned()))?;
         self.store_tree(folder, &all, group, &tree.nodes)?;
         folder.set_size(index.saturating_add(1).saturating_mul(block_size));
         Ok((logical, block))

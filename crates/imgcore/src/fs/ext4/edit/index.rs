@@ -14,13 +14,13 @@
 use std::ops::RangeInclusive;
 
 use super::Editor;
-use super::contents::push_run;
 use super::folder::Name;
 use crate::block::{BlockRead, BlockWrite};
 use crate::fs::Error;
 use crate::fs::ext4::checksum::crc32c;
 use crate::fs::ext4::dirent::{TYPE_DIRECTORY, put_record, record_len, records, set_record_inode, set_record_len};
 use crate::fs::ext4::error::corrupt;
+use crate::fs::ext4::extent::FileExtent;
 use crate::fs::ext4::feature::{DIR_INDEX, LARGEDIR};
 use crate::fs::ext4::hash::NameHash;
 use crate::fs::ext4::inode::{INDEX_FLAG, Inode};
@@ -199,29 +199,20 @@ impl<D: BlockWrite> Editor<D> {
     fn resize_folder(&mut self, folder: &mut Inode, total: usize) -> Result<Vec<u64>, Error> {
         let tree = self.owned_tree(folder)?;
         let total = u64::try_from(total).unwrap_or(u64::MAX);
-        let mut kept = Vec::new();
-        let mut have = 0_u64;
-        for extent in &tree.extents {
-            let keep = u32::try_from(total.saturating_sub(have)).unwrap_or(u32::MAX).min(extent.len);
-            if keep > 0 {
-                push_run(&mut kept, have, extent.physical, keep);
-            }
-            if keep < extent.len {
-                let rest = extent.physical.saturating_add(u64::from(keep));
-                self.free((rest, extent.len.saturating_sub(keep)))?;
-            }
-            have = have.saturating_add(u64::from(keep));
-        }
+        // Only what can be written where it is, and leaves no hole before what is added, stays.
+        let mut end = 0;
+        let is_whole = tree.extents.iter().all(|extent| {
+            let follows = u64::from(extent.logical) == end && !extent.unwritten;
+            end = extent.logical_end();
+            follows
+        });
+        let mut kept = self.cut(&tree.extents, if is_whole { total } else { 0 })?;
+        let have = kept.last().map_or(0, FileExtent::logical_end);
         let group = self.group_of(folder);
-        for (start, len) in self.allocate(group, total.saturating_sub(have))? {
-            push_run(&mut kept, have, start, len);
-            have = have.saturating_add(u64::from(len));
-        }
+        self.extend(&mut kept, have, total.saturating_sub(have), group)?;
         self.store_tree(folder, &kept, group, &tree.nodes)?;
         folder.set_size(total.saturating_mul(u64::from(self.volume.layout().block_size)));
-        let run = |extent: &crate::fs::ext4::extent::FileExtent| {
-            extent.physical..extent.physical.saturating_add(u64::from(extent.len))
-        };
+        let run = |extent: &FileExtent| extent.physical..extent.physical.saturating_add(u64::from(extent.len));
         Ok(kept.iter().flat_map(run).collect())
     }
 }

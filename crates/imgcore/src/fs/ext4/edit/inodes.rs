@@ -88,7 +88,7 @@ impl<D: BlockRead> Editor<D> {
         let mut best: Option<(u32, u32)> = None;
         for number in first..first.saturating_add(layout.groups_per_flex).min(layout.groups) {
             let candidate = self.volume.group(number)?;
-            let usable = candidate.free_inodes > 0 && candidate.free_blocks > 0;
+            let usable = candidate.free_inodes > 0 && candidate.free_clusters > 0;
             if usable && best.is_none_or(|(dirs, _)| candidate.used_dirs < dirs) {
                 best = Some((candidate.used_dirs, number));
             }
@@ -154,7 +154,7 @@ impl<D: BlockRead> Editor<D> {
             return Err(unused());
         }
         if inode.xattr_block() != 0 {
-            self.check_in_use(inode.xattr_block(), 1)?;
+            self.check_in_use((inode.xattr_block(), 1))?;
         }
         match LEFT_ALONE.iter().find(|(flag, _)| inode.has_flag(*flag)) {
             None => Ok(()),

@@ -62,25 +62,10 @@ impl<D: BlockWrite> Editor<D> {
         let size = inode.size();
         let end = size.div_ceil(block_size);
         let tree = self.owned_tree(inode)?;
-        let mut kept = Vec::new();
-        let mut gone = Vec::new();
-        for extent in &tree.extents {
-            let stays = end.saturating_sub(u64::from(extent.logical)).min(u64::from(extent.len));
-            let stays = u32::try_from(stays).unwrap_or(extent.len);
-            let goes = extent.len.saturating_sub(stays);
-            if stays > 0 {
-                kept.push(FileExtent { len: stays, ..*extent });
-            }
-            if goes > 0 {
-                gone.push((extent.physical.saturating_add(u64::from(stays)), goes));
-            }
-        }
+        let kept = self.cut(&tree.extents, end)?;
         self.clear_tail(&kept, size)?;
-        if gone.is_empty() {
+        if kept == tree.extents {
             return Ok(());
-        }
-        for run in gone {
-            self.free(run)?;
         }
         let group = self.group_of(inode);
         self.store_tree(inode, &kept, group, &tree.nodes)

@@ -1,8 +1,10 @@
 //! Blocks that are changed where they lie: nobody else may have them.
 
 use super::Editor;
+use super::blocks::Run;
 use crate::block::BlockRead;
 use crate::fs::ext4::blockmap::read_map;
+use crate::fs::ext4::cluster::{clusters_of, whole};
 use crate::fs::ext4::error::corrupt;
 use crate::fs::ext4::extent::ExtentTree;
 use crate::fs::ext4::inline::is_inline;
@@ -15,8 +17,8 @@ impl<D: BlockRead> Editor<D> {
         let tree = self.volume.tree(inode)?;
         if !self.owned.contains(&inode.number) {
             let nodes = tree.nodes.iter().map(|node| (*node, 1));
-            for (start, len) in tree.extents.iter().map(|extent| (extent.physical, extent.len)).chain(nodes) {
-                self.check_in_use(start, len)?;
+            for run in clusters_of(&tree.extents, self.volume.layout().cluster_blocks).into_iter().chain(nodes) {
+                self.check_in_use(run)?;
             }
             self.owned.insert(inode.number);
         }
@@ -32,18 +34,22 @@ impl<D: BlockRead> Editor<D> {
         self.owned_tree(folder).map(drop)
     }
 
-    /// Checks that blocks are in use, and not by the layout.
-    pub(super) fn check_in_use(&mut self, mut start: u64, mut left: u32) -> Result<(), Error> {
+    /// Checks that the clusters of these blocks are in use, and not by the layout.
+    pub(super) fn check_in_use(&mut self, run: Run) -> Result<(), Error> {
+        let size = self.volume.layout().cluster_blocks;
+        let (mut start, mut left) = whole(run, size);
         let bad = |block: u64| corrupt(format!("block {block}"), "a block of one file is in use, and not by the layout");
         if self.is_system(start, left) {
             return Err(bad(start));
         }
         while left > 0 {
-            let (group, index) = self.volume.layout().group_of_block(start).ok_or_else(|| bad(start))?;
-            let len = self.volume.layout().group_blocks(group).saturating_sub(index).min(left);
-            if self.block_map(group)?.first_free(index, index.saturating_add(len)).is_some() {
+            let (group, index) = self.volume.layout().cluster_of_block(start).ok_or_else(|| bad(start))?;
+            let here = self.volume.layout().group_clusters(group).saturating_sub(index);
+            let clusters = here.min(left.checked_div(size).unwrap_or_default());
+            if clusters == 0 || self.block_map(group)?.first_free(index, index.saturating_add(clusters)).is_some() {
                 return Err(bad(start));
             }
+            let len = clusters.saturating_mul(size);
             start = start.saturating_add(u64::from(len));
             left = left.saturating_sub(len);
         }

@@ -1,7 +1,6 @@
 //! The files that a file system has of its own, for a new one.
 
 use super::Editor;
-use super::contents::push_run;
 use super::folder::Name;
 use crate::block::{BlockWrite, ByteRange, Hole};
 use crate::fs::ext4::dirent::TYPE_DIRECTORY;
@@ -48,15 +47,13 @@ impl<D: BlockWrite> Editor<D> {
     ) -> Result<Vec<FileExtent>, Error> {
         let layout = *self.volume.layout();
         let mut inode = self.new_inode(number, FILE | 0o600)?;
-        let (mut all, mut logical) = (Vec::new(), 0_u64);
-        for (start, len) in self.allocate(group, u64::from(blocks))? {
-            push_run(&mut all, logical, start, len);
-            logical = logical.saturating_add(u64::from(len));
+        let mut all = Vec::new();
+        for (start, len) in self.extend(&mut all, 0, u64::from(blocks), group)? {
             let size = u64::from(len).saturating_mul(u64::from(layout.block_size));
             let range = ByteRange::at(self.volume.store.offset(start)?, size).unwrap_or_default();
             self.volume.store.disk_mut().write_zeroes_at(range, Hole::Allow)?;
         }
-        inode.set_size(logical.saturating_mul(u64::from(layout.block_size)));
+        inode.set_size(u64::from(blocks).saturating_mul(u64::from(layout.block_size)));
         self.store_tree(&mut inode, &all, group, &[])?;
         self.save(&inode)?;
         Ok(all)

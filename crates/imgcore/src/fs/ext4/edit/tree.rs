@@ -2,6 +2,7 @@ use super::Editor;
 use crate::block::BlockWrite;
 use crate::fs::Error;
 use crate::fs::ext4::blockmap::{encode_map, map_nodes_needed, most_blocks};
+use crate::fs::ext4::cluster::clusters_of;
 use crate::fs::ext4::extent::{FileExtent, encode_tree, nodes_needed};
 use crate::fs::ext4::feature::{EXTENTS, HUGE_FILE};
 use crate::fs::ext4::inline::is_inline;
@@ -21,8 +22,11 @@ impl<D: BlockWrite> Editor<D> {
         given.iter().try_for_each(|node| self.free((*node, 1)))?;
         let mut nodes = kept.to_vec();
         let more = needed.saturating_sub(kept.len());
+        let size = layout.cluster_blocks;
         for (start, len) in self.allocate(group, u64::try_from(more).unwrap_or(u64::MAX))? {
-            nodes.extend(start..start.saturating_add(u64::from(len)));
+            // Each of them takes a cluster.
+            let blocks = start..start.saturating_add(u64::from(len));
+            nodes.extend(blocks.step_by(usize::try_from(size).unwrap_or(usize::MAX)));
         }
         let (root, blocks) = if is_tree {
             let seed = layout.has_metadata_csum().then(|| inode.checksum_seed(&layout));
@@ -38,11 +42,10 @@ impl<D: BlockWrite> Editor<D> {
         for (block, bytes) in blocks {
             self.volume.store.write(block, bytes);
         }
-        let data: u64 = all.iter().map(|extent| u64::from(extent.len)).sum();
-        let blocks = data
-            .saturating_add(u64::try_from(nodes.len()).unwrap_or(u64::MAX))
-            .saturating_add(u64::from(inode.xattr_block() != 0))
-            .saturating_add(self.value_blocks(inode)?);
+        let data: u64 = clusters_of(all, size).iter().map(|(_, blocks)| u64::from(*blocks)).sum();
+        let others = u64::try_from(nodes.len()).unwrap_or(u64::MAX).saturating_add(u64::from(inode.xattr_block() != 0));
+        let others = others.saturating_add(self.value_clusters(inode)?);
+        let blocks = data.saturating_add(others.saturating_mul(u64::from(size)));
         let sectors = blocks.saturating_mul(u64::from(layout.block_size / 512));
         if sectors > u64::from(u32::MAX) && !self.volume.raw.has_ro_compat(HUGE_FILE) {
             return Err(self.unrepresentable("a file of 2 TiB needs the feature `huge_file`"));
@@ -51,11 +54,11 @@ impl<D: BlockWrite> Editor<D> {
         Ok(())
     }
 
-    /// Returns how many blocks the values of attributes take in inodes of their own: the file counts them as its.
-    fn value_blocks(&self, inode: &Inode) -> Result<u64, Error> {
-        let block_size = self.volume.layout().block_size;
+    /// Returns how many clusters the values of attributes take in inodes of their own: the file counts them as its.
+    fn value_clusters(&self, inode: &Inode) -> Result<u64, Error> {
+        let cluster_size = self.volume.layout().cluster_size();
         let sizes = read_xattrs(&self.volume, inode)?.into_iter().filter_map(|attribute| match attribute.value {
-            Value::Inode(_, size) => Some(u64::from(size.div_ceil(block_size))),
+            Value::Inode(_, size) => Some(u64::from(size).div_ceil(cluster_size)),
             Value::Here(_) => None,
         });
         Ok(sizes.fold(0, u64::saturating_add))
@@ -67,8 +70,8 @@ impl<D: BlockWrite> Editor<D> {
             return self.clear_inline(inode);
         }
         let tree = self.volume.tree(inode)?;
-        for extent in tree.extents {
-            self.free((extent.physical, extent.len))?;
+        for run in clusters_of(&tree.extents, self.volume.layout().cluster_blocks) {
+            self.free(run)?;
         }
         self.store_tree(inode, &[], 0, &tree.nodes)
     }

@@ -11,7 +11,7 @@ use crate::fs::ext4::volume::Volume;
 #[derive(Debug)]
 pub(super) struct LastGroup {
     pub(super) group: Group,
-    /// Blocks.
+    /// Clusters.
     pub(super) gained: u32,
     map: Bitmap,
 }
@@ -21,7 +21,7 @@ impl LastGroup {
     pub(super) fn read<D: BlockRead>(volume: &Volume<D>, new: &Layout) -> Result<Option<Self>, Error> {
         let old = volume.layout();
         let number = old.groups.saturating_sub(1);
-        let (before, after) = (old.group_blocks(number), new.group_blocks(number));
+        let (before, after) = (old.group_clusters(number), new.group_clusters(number));
         if before == after {
             return Ok(None);
         }
@@ -29,7 +29,7 @@ impl LastGroup {
         let mut group = volume.group(number)?.clone();
         let gained = after.saturating_sub(before);
         map.set(before..after, false);
-        group.free_blocks = group.free_blocks.saturating_add(gained);
+        group.free_clusters = group.free_clusters.saturating_add(gained);
         group.flags &= !BLOCK_UNINIT;
         seal(&mut group, &map, new);
         Ok(Some(Self { group, gained, map }))
@@ -44,7 +44,7 @@ impl LastGroup {
 #[derive(Debug)]
 pub(super) struct NewGroup {
     pub(super) group: Group,
-    /// Blocks that its layout takes.
+    /// Clusters that its layout takes.
     pub(super) used: u32,
     /// `None` when the descriptor says that it was never written.
     block_map: Option<Bitmap>,
@@ -61,9 +61,9 @@ impl NewGroup {
         group.inode_bitmap = group.block_bitmap.saturating_add(1);
         group.inode_table = group.inode_bitmap.saturating_add(1);
         let used = before.saturating_add(2).saturating_add(u64::from(layout.inode_table_blocks()));
-        let used = u32::try_from(used).unwrap_or(u32::MAX);
-        let free = layout.group_blocks(number).checked_sub(used).filter(|free| *free > 0);
-        group.free_blocks = free.ok_or_else(|| refused("has groups that are too small to add one"))?;
+        let used = u32::try_from(used.div_ceil(u64::from(layout.cluster_blocks))).unwrap_or(u32::MAX);
+        let free = layout.group_clusters(number).checked_sub(used).filter(|free| *free > 0);
+        group.free_clusters = free.ok_or_else(|| refused("has groups that are too small to add one"))?;
         group.free_inodes = layout.inodes_per_group;
         let mut new = Self { group, used, block_map: None, inode_map: None };
         if layout.checksums == Checksums::None {
@@ -102,7 +102,7 @@ impl NewGroup {
 /// Puts the checksum of a block bitmap into its descriptor.
 fn seal(group: &mut Group, map: &Bitmap, layout: &Layout) {
     if layout.has_metadata_csum() {
-        let covered = map.bytes().get(..bytes_of(layout.blocks_per_group)).unwrap_or_default();
+        let covered = map.bytes().get(..bytes_of(layout.clusters_per_group())).unwrap_or_default();
         group.block_bitmap_csum = Group::bitmap_csum(layout, covered);
     }
 }

@@ -111,8 +111,8 @@ pub fn grow_to<D: BlockWrite>(mut disk: D, size: u64) -> Result<Growth, Error> {
 /// Adds what the groups gained to the counts of the superblock.
 fn count(raw: &mut RawSuperblock, layout: &Layout, last: Option<&LastGroup>, added: &[NewGroup]) -> Result<(), Error> {
     let gained = last.map_or(0, |last| u64::from(last.gained));
-    let free = added.iter().map(|new| u64::from(new.group.free_blocks)).fold(gained, u64::saturating_add);
-    let free = raw.free_blocks_count().saturating_add(free);
+    let free = added.iter().map(|new| u64::from(new.group.free_clusters)).fold(gained, u64::saturating_add);
+    let free = raw.free_blocks_count().saturating_add(free.saturating_mul(u64::from(layout.cluster_blocks)));
     let inodes = added.iter().map(|new| new.group.free_inodes).fold(raw.s_free_inodes_count.get(), u32::saturating_add);
     if free > layout.blocks_count || inodes > layout.inodes_count {
         return Err(corrupt("superblock", "no more blocks and inodes are free than there are"));
@@ -160,7 +160,7 @@ pub(super) fn write_copies<D: BlockWrite>(
         let first = index.saturating_mul(per_block);
         let copies = [first, first.saturating_add(1), first.saturating_add(per_block).saturating_sub(1)];
         for group in copies.into_iter().filter(|group| *group < layout.groups) {
-            let place = layout.group_start(group).saturating_add(u64::from(layout.has_superblock(group)));
+            let place = layout.superblock_of(group).saturating_add(u64::from(layout.has_superblock(group)));
             disk.write_all_at(bytes, place.saturating_mul(u64::from(layout.block_size)))?;
         }
     }

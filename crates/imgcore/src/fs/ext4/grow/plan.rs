@@ -53,6 +53,8 @@ fn target(raw: &RawSuperblock, old: &Layout, size: u64) -> Option<(u64, u32)> {
     if !raw.has_incompat(BIT64) {
         blocks = blocks.min(u64::from(u32::MAX));
     }
+    let cluster = u64::from(old.cluster_blocks);
+    blocks = blocks.saturating_sub(blocks.checked_rem(cluster)?);
     let rest = blocks.checked_sub(first)?.checked_rem(per_group)?;
     let last = u32::try_from(blocks.saturating_sub(first).checked_div(per_group)?).ok()?;
     // Descriptors and what is reserved for more of them take the same space together, however it is divided.
@@ -61,7 +63,7 @@ fn target(raw: &RawSuperblock, old: &Layout, size: u64) -> Option<(u64, u32)> {
         (after.first_meta_bg, after.reserved_gdt_blocks) = (Some(room(raw, old)), 0);
     }
     let used = after.overhead_before_bitmaps(last).saturating_add(u64::from(old.inode_table_blocks())).saturating_add(2);
-    if last >= old.groups && rest < used.saturating_add(WORTH) {
+    if last >= old.groups && rest < used.saturating_add(WORTH).next_multiple_of(cluster) {
         blocks = blocks.saturating_sub(rest);
     }
     let groups = u32::try_from(blocks.saturating_sub(first).div_ceil(per_group)).ok()?;

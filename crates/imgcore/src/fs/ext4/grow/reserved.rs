@@ -54,7 +54,7 @@ impl ReservedBlocks {
             return Err(bad("one block lists all that are reserved"));
         }
         let start = u64::from(old.descriptor_blocks());
-        let first_block = u64::from(old.first_data_block).saturating_add(1);
+        let first_block = old.superblock_of(0).saturating_add(1);
         for index in start..start.saturating_add(u64::from(old.reserved_gdt_blocks)) {
             let entry = entry_mut(&mut double_bytes, index.checked_rem(per_block).unwrap_or_default());
             let entry = entry.ok_or_else(|| bad("one block lists all that are reserved"))?;
@@ -69,7 +69,8 @@ impl ReservedBlocks {
         let entries = if before == after { Vec::new() } else { entries(volume, new, first, &before, &after)? };
         let each = u64::try_from(after.len()).unwrap_or(u64::MAX).saturating_add(1);
         let blocks = u64::from(new.reserved_gdt_blocks).saturating_mul(each).saturating_add(1);
-        inode.set_sectors(blocks.saturating_mul(u64::from(new.block_size / 512)));
+        // Each of them counts as a cluster.
+        inode.set_sectors(blocks.saturating_mul(new.cluster_size() / 512));
         Ok(Some(Self { inode, inode_offset, double, double_bytes, first, entries }))
     }
 

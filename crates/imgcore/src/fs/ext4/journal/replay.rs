@@ -28,7 +28,8 @@ pub(in crate::fs::ext4) fn replay<D: BlockWrite>(disk: &mut D) -> Result<(), Err
     // A mounted file system counts in its groups alone.
     let layout = Layout::decode(&raw, disk.size())?;
     let groups = read_groups(disk, &layout)?;
-    raw.set_free_blocks_count(groups.iter().map(|group| u64::from(group.free_blocks)).sum());
+    let clusters: u64 = groups.iter().map(|group| u64::from(group.free_clusters)).sum();
+    raw.set_free_blocks_count(clusters.saturating_mul(u64::from(layout.cluster_blocks)));
     raw.s_free_inodes_count.set(groups.iter().map(|group| group.free_inodes).fold(0, u32::saturating_add));
     Ok(disk.write_all_at(&raw.encode(), SUPERBLOCK_OFFSET)?)
 }
@@ -50,7 +51,7 @@ pub(in crate::fs::ext4) fn write_log<D: BlockWrite>(disk: &mut D, raw: &RawSuper
     let size = journal.block_size;
     let mut block = vec![0; journal.format.block_size];
     // The superblock comes last: before they replay, others look at all descriptors that it counts.
-    let first_block = u64::from(raw.s_first_data_block.get());
+    let first_block = raw.home_block();
     for is_first in [false, true] {
         for (home, copy) in found.copies.iter().filter(|(home, _)| (**home == first_block) == is_first) {
             read_copy(&journal, disk, copy, &mut block)?;

@@ -176,7 +176,7 @@ fn the_options_of_mke2fs_are_taken_for_each_of_the_three() {
         ("-O ^dir_index,^resize_inode", &no_index),
         ("-O ^has_journal", &no_journal),
     ];
-    let sizes: &[u64] = if thorough() { &[4 << 20, 100 << 20, 600 << 20, 5 << 30, 1 << 40] } else { &[4 << 20, 600 << 20] };
+    let sizes: &[u64] = if thorough() { &[4 << 20, 100 << 20, 600 << 20, 5 << 30, 1 << 40] } else { &[4 << 20, 140 << 20] };
     for (kind, name) in [(Kind::Ext2, "ext2"), (Kind::Ext3, "ext3"), (Kind::Ext4, "ext4")] {
         // Without flex_bg, mke2fs writes all inode tables of a large disk.
         for size in sizes.iter().filter(|size| kind == Kind::Ext4 || **size < 1 << 40) {

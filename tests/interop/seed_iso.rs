@@ -125,6 +125,7 @@ fn cloud_init_reads_a_config_drive() {
     drive.files = vec![InjectedFile { path: "/etc/motd".parse().unwrap(), contents: (*b"hello\n").into() }];
     drive.random_seed = Some(Box::new(Randomness::from_root([3; 32]).bytes("random seed")));
     drive.user_data = Some(UserData::raw(*b"#!/bin/sh\necho hi\n"));
+    drive.block_devices.insert("ephemeral0".to_owned(), "/dev/vdb".to_owned());
     drive.network = Some(network.resolve(&identity.macs).unwrap());
     let scratch = TempDir::new().unwrap();
     let folder = extract(&write(&scratch, "config-2", &drive.tree().unwrap()), &scratch);
@@ -137,6 +138,7 @@ fn cloud_init_reads_a_config_drive() {
     assert_eq!(read["files"], json!({"/etc/motd": "hello\n"}));
     assert_eq!(read["user_data"], "#!/bin/sh\necho hi\n");
     assert_eq!(read["ec2"]["hostname"], "web1");
+    assert_eq!(read["ec2"]["block-device-mapping"]["ephemeral0"], "/dev/vdb");
     assert_network(&read["network"], &identity);
 }
 

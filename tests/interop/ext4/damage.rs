@@ -175,6 +175,16 @@ fn damage_anywhere_in_a_small_file_system_is_damage() {
 }
 
 #[test]
+fn what_is_encrypted_is_not_in_the_way_of_other_files() {
+    let image = Image::with(4 << 20, "-t ext4 -b 1024 -O encrypt,^metadata_csum,^has_journal", None);
+    image.apply(vec![write("/a"), write("/d/b")]).unwrap();
+    image.debugfs_write("sif /d flags 0x80800");
+    image.debugfs_write("sif /d/b flags 0x80800");
+    image.apply(vec![write("/c"), Edit::Remove { path: path("/a") }]).unwrap();
+    assert!(refused(&image, write("/d/c")).contains("encrypt"));
+}
+
+#[test]
 fn a_file_keeps_the_space_of_attributes_with_inodes_of_their_own() {
     let image = Image::with(4 << 20, "-t ext4 -b 1024 -O ea_inode,^has_journal", None);
     image.apply(vec![write("/a"), write("/b")]).unwrap();

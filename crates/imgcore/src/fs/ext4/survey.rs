@@ -11,7 +11,7 @@ use super::edit::{load_block_map, load_inode_map, system_blocks};
 use super::error::corrupt;
 use super::group::INODE_UNINIT;
 use super::inline::{inline_folder, is_inline};
-use super::inode::{EA_INODE_FLAG, Inode, ROOT_INODE};
+use super::inode::{EA_INODE_FLAG, ENCRYPT_FLAG, Inode, ROOT_INODE};
 use super::volume::{Volume, has_tree};
 use crate::block::BlockRead;
 use crate::fs::{Error, FileKind};
@@ -24,24 +24,32 @@ use crate::fs::{Error, FileKind};
 /// [`Error::Corrupt`] names the first rule that is broken; otherwise the failure of the disk.
 pub(super) fn survey<D: BlockRead>(volume: &Volume<D>) -> Result<(), Error> {
     let used = volume.raw.s_inodes_count.get().saturating_sub(volume.raw.s_free_inodes_count.get());
-    if used > MOST_INODES {
+    if used > MOST_INODES || volume.layout().groups > MOST_GROUPS {
         return Ok(());
     }
-    let mut survey = Survey { volume, files: BTreeMap::new(), runs: Vec::new(), xattr_blocks: Vec::new(), folder_blocks: 0 };
+    let mut survey =
+        Survey { volume, files: BTreeMap::new(), runs: Vec::new(), xattr_blocks: Vec::new(), nodes: 0, folder_blocks: 0 };
     for group in 0..volume.layout().groups {
         survey.group(group)?;
+        if survey.nodes > MOST_NODES {
+            return Ok(());
+        }
     }
     survey.check_blocks()?;
-    if survey.folder_blocks <= MOST_FOLDER_BLOCKS { survey.check_names() } else { Ok(()) }
+    // The names in an encrypted folder are nothing that we can read.
+    let is_readable = !survey.files.values().any(|inode| inode.has_flag(ENCRYPT_FLAG));
+    if is_readable && survey.folder_blocks <= MOST_FOLDER_BLOCKS { survey.check_names() } else { Ok(()) }
 }
 
 struct Survey<'a, D> {
     volume: &'a Volume<D>,
     /// The files that can have names.
     files: BTreeMap<u32, Inode>,
-    /// Blocks of contents and of what lists them, all of their clusters: start, end and inode.
-    runs: Vec<(u64, u64, u32)>,
+    /// Blocks of contents and of what lists them, all of their clusters: start and end.
+    runs: Vec<(u64, u64)>,
     xattr_blocks: Vec<u64>,
+    /// How many blocks list others.
+    nodes: usize,
     folder_blocks: u64,
 }
 
@@ -92,7 +100,8 @@ impl<D: BlockRead> Survey<'_, D> {
             let size = self.volume.layout().cluster_blocks;
             let nodes = tree.nodes.iter().map(|node| whole((*node, 1), size));
             let all = clusters_of(&tree.extents, size).into_iter().chain(nodes);
-            self.runs.extend(all.map(|(start, len)| (start, start.saturating_add(u64::from(len)), number)));
+            self.runs.extend(all.map(|(start, len)| (start, start.saturating_add(u64::from(len)))));
+            self.nodes = self.nodes.saturating_add(tree.nodes.len());
         }
         // The values of attributes have no names, and the journal has none.
         if !inode.has_flag(EA_INODE_FLAG) && (number >= self.volume.layout().first_inode || number == ROOT_INODE) {
@@ -108,11 +117,13 @@ impl<D: BlockRead> Survey<'_, D> {
         self.xattr_blocks.dedup();
         let size = self.volume.layout().cluster_blocks;
         let xattrs = self.xattr_blocks.iter().map(|block| whole((*block, 1), size));
-        self.runs.extend(xattrs.map(|(start, len)| (start, start.saturating_add(u64::from(len)), 0)));
-        self.runs.extend(system_blocks(self.volume)?.into_iter().map(|(start, end)| (start, end, 0)));
+        self.runs.extend(xattrs.map(|(start, len)| (start, start.saturating_add(u64::from(len)))));
         self.runs.sort_unstable();
+        let mut all = system_blocks(self.volume)?;
+        all.extend(&self.runs);
+        all.sort_unstable();
         let mut last = 0;
-        for (start, end, _) in &self.runs {
+        for (start, end) in &all {
             if *start < last {
                 return Err(corrupt(format!("block {start}"), "a block is of one file, or of the layout"));
             }
@@ -127,7 +138,7 @@ impl<D: BlockRead> Survey<'_, D> {
     fn check_in_use(&self) -> Result<(), Error> {
         let layout = self.volume.layout();
         let mut loaded = None;
-        for (start, end, _) in &self.runs {
+        for (start, end) in &self.runs {
             let mut block = *start;
             while block < *end {
                 let Some((group, first)) = layout.cluster_of_block(block) else { break };
@@ -232,5 +243,8 @@ impl<D: BlockRead> Survey<'_, D> {
 
 /// The most inodes in use: a mebibyte of them, as a rule.
 const MOST_INODES: u32 = 4096;
-/// The most blocks of folders that are read.
+/// The most groups: their bitmaps are read.
+const MOST_GROUPS: u32 = 512;
+/// The most blocks that list others, and the most blocks of folders.
+const MOST_NODES: usize = 4096;
 const MOST_FOLDER_BLOCKS: u64 = 4096;

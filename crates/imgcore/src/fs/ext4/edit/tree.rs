@@ -56,12 +56,17 @@ impl<D: BlockWrite> Editor<D> {
 
     /// Returns how many clusters the values of attributes take in inodes of their own: the file counts them as its.
     fn value_clusters(&self, inode: &Inode) -> Result<u64, Error> {
-        let cluster_size = self.volume.layout().cluster_size();
-        let sizes = read_xattrs(&self.volume, inode)?.into_iter().filter_map(|attribute| match attribute.value {
-            Value::Inode(_, size) => Some(u64::from(size).div_ceil(cluster_size)),
-            Value::Here(_) => None,
-        });
-        Ok(sizes.fold(0, u64::saturating_add))
+        let mut clusters = 0_u64;
+        for attribute in read_xattrs(&self.volume, inode)? {
+            let Value::Inode(number, size) = attribute.value else { continue };
+            let value = self.volume.inode(number)?;
+            // As Lustre made them before Linux did, they know their one file, which does not count them.
+            let has_owner = value.raw.i_mtime.get() == inode.number && value.raw.i_generation == inode.raw.i_generation;
+            if !has_owner {
+                clusters = clusters.saturating_add(u64::from(size).div_ceil(self.volume.layout().cluster_size()));
+            }
+        }
+        Ok(clusters)
     }
 
     /// Gives the blocks of a file's contents and of its tree back. The inode is not saved.

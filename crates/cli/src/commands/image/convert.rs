@@ -12,7 +12,7 @@ use imgcore::qcow2::NewBitmap;
 use super::convert_options::{self, Cache, Snapshot};
 use super::options::CreateOptions;
 use super::reference::{ImageReference, SourceArgs, parse_format, plain_path};
-use super::watch::{Paced, Watch, threads};
+use super::watch::{Paced, READERS, Watch, threads};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::open::policy;
@@ -90,8 +90,8 @@ pub(super) struct Args {
     #[arg(short = 'U', long)]
     force_share: bool,
     /// How many threads copy, 1 to 16; of files, no more than there are processors
-    #[arg(short = 'm', value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=16))]
-    at_a_time: u32,
+    #[arg(short = 'm', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    at_a_time: Option<u32>,
     /// Accepted for scripts: the order of writes is not the disk's
     #[arg(short = 'W', hide = true)]
     out_of_order: bool,
@@ -132,10 +132,17 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
     let source: &dyn BlockRead = if args.salvage { &salvaged } else { &joined };
     let paced = args.rate.filter(|rate| rate.0 > 0).map(|rate| Paced::new(source, rate.0, context));
     let source: &dyn BlockRead = paced.as_ref().map_or(source, |paced| paced);
-    // A thread that waits for a server is no thread that works.
-    let most = if disks.iter().all(|disk| disk.storage().as_file().is_some()) { threads() } else { usize::MAX };
+    let files = disks.iter().all(|disk| disk.storage().as_file().is_some());
+    let wanted = args.at_a_time.and_then(|threads| usize::try_from(threads).ok());
     let how = ConvertOptions {
-        threads: usize::try_from(args.at_a_time).unwrap_or(1).min(most),
+        threads: match wanted {
+            _ if files => threads().min(wanted.unwrap_or(usize::MAX)),
+            // A thread that waits for a server is no thread that works.
+            Some(wanted) => wanted,
+            None if args.compress => threads().max(READERS),
+            // One for each connection: more answers under way cost both sides more than they gain.
+            None => READERS,
+        },
         compress: args.compress,
         hole: args.sparse.map_or(SPARSE, |size| size.0),
         backing: None,

@@ -331,8 +331,8 @@ fn len(buf: &[u8]) -> u64 {
     u64::try_from(buf.len()).unwrap_or(u64::MAX)
 }
 
-/// Bytes that are read with one request: several are under way for one long read.
-const READ_PIECE: u64 = 512 << 10;
+/// Bytes that are read with one request, as copies read them: halves cost both sides more.
+const READ_PIECE: u64 = 1 << 20;
 
 /// Bytes that are written with one request: few enough for a socket to take them while the server is busy.
 const WRITE_PIECE: u64 = 256 << 10;

@@ -12,6 +12,8 @@ use crate::block::ByteRange;
 pub(super) struct Writeback {
     /// What was written and not handed on yet.
     written: ByteRange,
+    /// Bytes that were written, the same ones counted again.
+    total: u64,
     thread: Option<(SyncSender<ByteRange>, JoinHandle<()>)>,
     off: bool,
 }
@@ -19,7 +21,7 @@ pub(super) struct Writeback {
 impl Writeback {
     /// Returns one that does nothing, for a file that nobody will flush.
     pub(super) fn off() -> Self {
-        Self { written: ByteRange::default(), thread: None, off: true }
+        Self { written: ByteRange::default(), total: 0, thread: None, off: true }
     }
 
     /// Takes note that `range` was written.
@@ -27,6 +29,7 @@ impl Writeback {
         if self.off {
             return;
         }
+        self.total = self.total.saturating_add(range.len());
         let near = range.start() >= self.written.start() && range.start() <= self.written.end().saturating_add(STEP);
         if !near {
             self.hand_on(file);
@@ -39,7 +42,8 @@ impl Writeback {
     }
 
     fn hand_on(&mut self, file: &File) {
-        if self.written.is_empty() {
+        // For a little, a flush alone is faster.
+        if self.written.is_empty() || self.total.max(self.written.len()) < STEP {
             return;
         }
         if self.thread.is_none() {
@@ -104,6 +108,10 @@ mod tests {
         assert!(writeback.thread.is_some());
         writeback.wrote(&file, run(5 * STEP, 5 * STEP + 1));
         assert_eq!(writeback.written, run(5 * STEP, 5 * STEP + 1), "somewhere else");
+        let mut little = Writeback::default();
+        little.wrote(&file, run(0, 4096));
+        little.wrote(&file, run(5 * STEP, 5 * STEP + 1));
+        assert!(little.thread.is_none());
         let mut off = Writeback::off();
         off.wrote(&file, run(0, STEP));
         assert!(off.thread.is_none());

@@ -96,7 +96,7 @@ impl Guest {
             init,
             cloud_init: services::cloud_init(tree)?,
             salt_minion: salt::inspect(tree, init)?,
-            selinux: selinux::inspect(tree)?,
+            selinux: Selinux::inspect(tree)?,
             ssh_server: services::ssh_server(tree)?,
             network: services::network(tree)?,
         })

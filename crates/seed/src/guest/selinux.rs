@@ -24,27 +24,33 @@ pub enum SelinuxMode {
     Permissive,
 }
 
-pub(super) fn inspect(tree: &Tree) -> Result<Option<Selinux>, Error> {
-    // Ubuntu and Debian ship neither in their images; a stray configuration alone loads no policy.
-    let loads = tree.exists("/usr/sbin/load_policy")? || tree.exists("/sbin/load_policy")?;
-    let Some(config) = tree.read("/etc/selinux/config", SMALL)? else { return Ok(None) };
-    let text = String::from_utf8_lossy(&config);
-    let value = |name: &str| {
-        let mut lines = text.lines().filter_map(|line| line.trim().split_once('='));
-        lines.rfind(|(key, _)| key.trim() == name).map(|(_, value)| os::unquoted(value))
-    };
-    let mode = match value("SELINUX").unwrap_or_default().to_ascii_lowercase().as_str() {
-        "enforcing" => SelinuxMode::Enforcing,
-        "permissive" => SelinuxMode::Permissive,
-        _ => return Ok(None),
-    };
-    if !loads {
-        return Ok(None);
+impl Selinux {
+    /// Looks for SELinux in a guest; `None` when it is not installed, or disabled.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FileSystem`].
+    pub fn inspect(tree: &Tree) -> Result<Option<Self>, Error> {
+        let Some(config) = tree.read("/etc/selinux/config", SMALL)? else { return Ok(None) };
+        let text = String::from_utf8_lossy(&config);
+        let value = |name: &str| {
+            let mut lines = text.lines().filter_map(|line| line.trim().split_once('='));
+            lines.rfind(|(key, _)| key.trim() == name).map(|(_, value)| os::unquoted(value))
+        };
+        let mode = match value("SELINUX").unwrap_or_default().to_ascii_lowercase().as_str() {
+            "enforcing" => SelinuxMode::Enforcing,
+            "permissive" => SelinuxMode::Permissive,
+            _ => return Ok(None),
+        };
+        // A stray configuration alone loads no policy.
+        if !(tree.exists("/usr/sbin/load_policy")? || tree.exists("/sbin/load_policy")?) {
+            return Ok(None);
+        }
+        let kind = value("SELINUXTYPE")
+            .filter(|kind| !kind.is_empty() && kind.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)))
+            .unwrap_or_else(|| "targeted".to_owned());
+        let path = format!("/etc/selinux/{kind}/contexts/files/file_contexts");
+        let file_contexts = tree.exists(&path)?.then_some(path);
+        Ok(Some(Self { mode, kind, file_contexts }))
     }
-    let kind = value("SELINUXTYPE")
-        .filter(|kind| !kind.is_empty() && kind.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)))
-        .unwrap_or_else(|| "targeted".to_owned());
-    let path = format!("/etc/selinux/{kind}/contexts/files/file_contexts");
-    let file_contexts = tree.exists(&path)?.then_some(path);
-    Ok(Some(Selinux { mode, kind, file_contexts }))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imgcore::fs::EditPlan;
 use imgcore::fs::ext4::{self, Editor, Timestamp};
 use imgcore::partition::Table;
-use seed::guest::{Guest, Tree, Volume};
+use seed::guest::{Selinux, Tree, Volume};
 use seed::plan::{Step, label_new_files};
 
 use super::attached;
@@ -75,8 +75,8 @@ pub(super) fn look(
     if args.partition.is_none() {
         refuse_hidden(&tree, plan)?;
     }
-    let Ok(guest) = Guest::inspect(&tree) else { return Ok(()) };
-    if !label_new_files(&tree, guest.selinux.as_ref(), number, plan)? {
+    let Ok(selinux) = Selinux::inspect(&tree) else { return Ok(()) };
+    if !label_new_files(&tree, selinux.as_ref(), number, plan)? {
         warn(
             context,
             "the guest's SELinux policy has no label for some of the new files: have it label them, as by `/.autorelabel`",

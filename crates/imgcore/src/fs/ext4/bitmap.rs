@@ -90,15 +90,21 @@ impl Bitmap {
 
     /// Returns the first bit from `at` that is not `used`, or `count`.
     fn skip(&self, mut at: u32, count: u32, used: bool) -> u32 {
-        let same = if used { u8::MAX } else { 0 };
         while at < count {
-            if at.is_multiple_of(8) && self.bytes.get(place(at).0) == Some(&same) {
-                at = at.saturating_add(8);
-            } else if self.get(at) == used {
-                at = at.saturating_add(1);
-            } else {
+            if at.is_multiple_of(8) {
+                // Most bits lie in words that are all alike.
+                let words = self.bytes.get(place(at).0..).unwrap_or_default().as_chunks::<8>().0;
+                let same = if used { u64::MAX } else { 0 };
+                let alike = words.iter().take_while(|word| u64::from_le_bytes(**word) == same).count();
+                if alike > 0 {
+                    at = at.saturating_add(u32::try_from(alike.saturating_mul(64)).unwrap_or(u32::MAX));
+                    continue;
+                }
+            }
+            if self.get(at) != used {
                 return at;
             }
+            at = at.saturating_add(1);
         }
         count
     }

@@ -22,7 +22,7 @@ use super::bitmap::Bitmap;
 use super::edit::load_block_map;
 use super::error::{corrupt, refused};
 use super::feature::{HAS_JOURNAL, RECOVER, check_writable};
-use super::group::read_groups;
+use super::group::Groups;
 use super::journal::{Blocks, Journal, check_idle, write_log};
 use super::layout::Layout;
 use super::superblock::{RawSuperblock, SUPERBLOCK_OFFSET};
@@ -62,10 +62,9 @@ impl<'a> Commit<'a> {
         }
         let raw = RawSuperblock::read(&before)?;
         let layout = Layout::decode(&raw, before.size())?;
-        let groups = read_groups(&before, &layout)?;
         let journal = Journal::open(&before, &raw)?;
         let mut sorter = Sorter {
-            volume: Volume::over(&before, raw, layout, groups),
+            volume: Volume::over(&before, raw, layout, Groups::of(&layout)),
             disk,
             maps: BTreeMap::new(),
             most: journal.most_blocks(),

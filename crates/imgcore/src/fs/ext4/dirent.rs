@@ -57,30 +57,55 @@ impl Record<'_> {
 /// |<-------------- rec_len ---->|<-------------- the last record ends here -->|
 /// ```
 pub(super) fn records(block: &[u8], inode: u32) -> Result<Vec<Record<'_>>, Error> {
-    let bad = |rule: &str| corrupt(format!("folder {inode}"), rule);
-    let mut records = Vec::new();
-    let mut offset = 0;
-    while offset < block.len() {
-        let rest = block.get(offset..).unwrap_or_default();
-        let (raw, names) = RawDirEntry::read_from_prefix(rest).map_err(|_| bad("records fill the block"))?;
-        // A record of 64 KiB does not fit its field.
-        let stored = usize::from(raw.rec_len.get());
-        let len = if block.len() == 1 << 16 && (stored == 0 || stored == 65535) { block.len() } else { stored };
-        // Spec: "rec_len: Length of this directory entry. Must be a multiple of 4."
-        let name_len = usize::from(raw.name_len);
-        if len < RECORD_HEADER || len % 4 != 0 || len > rest.len() {
-            return Err(bad("the length of a record is a multiple of 4 and ends inside the block"));
-        }
-        let name = names.get(..name_len).filter(|_| RECORD_HEADER.saturating_add(name_len) <= len);
-        let name = name.ok_or_else(|| bad("a name ends inside its record"))?;
-        let number = raw.inode.get();
-        if number != 0 && (name.is_empty() || name.contains(&0) || name.contains(&b'/')) {
-            return Err(bad("a name has at least one byte, and neither NUL nor `/`"));
-        }
-        records.push(Record { offset, len, inode: number, name, file_type: raw.file_type });
-        offset = offset.saturating_add(len);
+    let mut records = Vec::with_capacity(block.len() / USUAL_RECORD);
+    for record in each_record(block, inode) {
+        records.push(record?);
     }
     Ok(records)
+}
+
+/// Returns the records of a block of folder `inode` one by one, the first broken one as the last.
+pub(super) fn each_record(block: &[u8], inode: u32) -> Records<'_> {
+    Records { block, inode, offset: 0 }
+}
+
+/// See [`each_record`].
+#[derive(Debug)]
+pub(super) struct Records<'a> {
+    block: &'a [u8],
+    inode: u32,
+    offset: usize,
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Record<'a>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.block.get(self.offset..).filter(|rest| !rest.is_empty())?;
+        let read = read_record(rest, self.offset, self.block.len());
+        self.offset = read.as_ref().map_or(self.block.len(), |record| self.offset.saturating_add(record.len));
+        Some(read.map_err(|rule| corrupt(format!("folder {}", self.inode), rule)))
+    }
+}
+
+/// Reads the record at the start of `rest`, which lies at `offset` of a block of `size` bytes, or says which rule it breaks.
+fn read_record(rest: &[u8], offset: usize, size: usize) -> Result<Record<'_>, &'static str> {
+    let (raw, names) = RawDirEntry::read_from_prefix(rest).map_err(|_| "records fill the block")?;
+    // A record of 64 KiB does not fit its field.
+    let stored = usize::from(raw.rec_len.get());
+    let len = if size == 1 << 16 && (stored == 0 || stored == 65535) { size } else { stored };
+    // Spec: "rec_len: Length of this directory entry. Must be a multiple of 4."
+    let name_len = usize::from(raw.name_len);
+    if len < RECORD_HEADER || len % 4 != 0 || len > rest.len() {
+        return Err("the length of a record is a multiple of 4 and ends inside the block");
+    }
+    let name = names.get(..name_len).filter(|_| RECORD_HEADER.saturating_add(name_len) <= len);
+    let name = name.ok_or("a name ends inside its record")?;
+    let inode = raw.inode.get();
+    if inode != 0 && (name.is_empty() || name.iter().any(|byte| matches!(byte, 0 | b'/'))) {
+        return Err("a name has at least one byte, and neither NUL nor `/`");
+    }
+    Ok(Record { offset, len, inode, name, file_type: raw.file_type })
 }
 
 /// Returns the bytes that a record of a name of `name_len` bytes needs.
@@ -172,6 +197,8 @@ pub(super) fn type_of(kind: FileKind) -> u8 {
 pub(super) const TYPE_DIRECTORY: u8 = 2;
 
 const RECORD_HEADER: usize = 8;
+/// Bytes of a record with a name of usual length.
+const USUAL_RECORD: usize = 24;
 /// Bytes of the record that holds a block's checksum.
 const TAIL: usize = 12;
 const TAIL_TYPE: u8 = 0xDE;

@@ -1,4 +1,5 @@
 use std::mem::offset_of;
+use std::sync::OnceLock;
 
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -50,6 +51,22 @@ const _: () = {
     assert!(offset_of!(RawGroupDescriptor, bg_block_bitmap_hi) == 0x20);
     assert!(offset_of!(RawGroupDescriptor, bg_block_bitmap_csum_hi) == 0x38);
 };
+
+impl RawGroupDescriptor {
+    /// Returns the fields of a descriptor that may be shorter or longer.
+    fn from_stored(bytes: &[u8]) -> Self {
+        let mut whole = [0; 64];
+        let known = bytes.len().min(64);
+        if let (Some(to), Some(from)) = (whole.get_mut(..known), bytes.get(..known)) {
+            to.copy_from_slice(from);
+        }
+        zerocopy::transmute!(whole)
+    }
+}
+
+fn wide(low: U16, high: U16) -> u32 {
+    u32::from(high.get()) << 16 | u32::from(low.get())
+}
 
 /// A group descriptor: where a group's bitmaps and table lie, and what is free. Checked on decoding.
 #[derive(Clone, Debug)]
@@ -105,16 +122,10 @@ impl Group {
     /// can be those of a file system that has grown.
     pub(super) fn decode_places(bytes: &[u8], number: u32, layout: &Layout) -> Result<Self, Error> {
         let bad = |rule: &str| corrupt(format!("group descriptor {number}"), rule);
-        let mut whole = [0; 64];
-        let known = bytes.len().min(64);
-        if let (Some(to), Some(from)) = (whole.get_mut(..known), bytes.get(..known)) {
-            to.copy_from_slice(from);
-        }
-        let raw: RawGroupDescriptor = zerocopy::transmute!(whole);
+        let raw = RawGroupDescriptor::from_stored(bytes);
         if layout.checksums != Checksums::None && raw.bg_checksum.get() != checksum(bytes, number, layout) {
             return Err(bad("its checksum matches its bytes"));
         }
-        let wide = |low: U16, high: U16| u32::from(high.get()) << 16 | u32::from(low.get());
         // What the feature left behind that nobody heeds any more.
         let has_flags = layout.checksums != Checksums::None;
         let group = Self {
@@ -144,12 +155,7 @@ impl Group {
 
     /// Returns the bytes to store for group `number`, with the right checksum.
     pub(super) fn encode(&self, number: u32, layout: &Layout) -> Vec<u8> {
-        let mut whole = [0; 64];
-        let known = self.stored.len().min(64);
-        if let (Some(to), Some(from)) = (whole.get_mut(..known), self.stored.get(..known)) {
-            to.copy_from_slice(from);
-        }
-        let mut raw: RawGroupDescriptor = zerocopy::transmute!(whole);
+        let mut raw = RawGroupDescriptor::from_stored(&self.stored);
         let set_wide = |value: u64, low: &mut U32, high: &mut U32| {
             let (below, above) = halves(value);
             low.set(below);
@@ -171,6 +177,7 @@ impl Group {
         set(self.inode_bitmap_csum, &mut raw.bg_inode_bitmap_csum_lo, &mut raw.bg_inode_bitmap_csum_hi);
         raw.bg_flags.set(self.flags);
         let mut bytes = self.stored.clone();
+        let known = bytes.len().min(64);
         if let (Some(to), Some(from)) = (bytes.get_mut(..known), raw.as_bytes().get(..known)) {
             to.copy_from_slice(from);
         }
@@ -194,20 +201,97 @@ impl Group {
     }
 }
 
+/// The group descriptors of a file system, the primary ones: read and checked when one of them is asked for, with those beside it.
+#[derive(Debug)]
+pub(super) struct Groups {
+    /// Those of each block of descriptors.
+    blocks: Vec<OnceLock<Vec<Group>>>,
+    per_block: u32,
+}
+
+impl Groups {
+    /// Returns those of a file system of this layout, none read.
+    pub(super) fn of(layout: &Layout) -> Self {
+        let per_block = layout.descriptors_per_block();
+        let blocks = usize::try_from(layout.groups.div_ceil(per_block)).unwrap_or_default();
+        Self { blocks: std::iter::repeat_with(OnceLock::new).take(blocks).collect(), per_block }
+    }
+
+    /// Returns the first one alone.
+    pub(super) fn first(group: Group) -> Self {
+        Self { blocks: vec![vec![group].into()], per_block: u32::MAX }
+    }
+
+    /// Returns that of group `number`.
+    pub(super) fn get<D: BlockRead + ?Sized>(&self, number: u32, disk: &D, layout: &Layout) -> Result<&Group, Error> {
+        let missing = || corrupt(format!("group {number}"), "it exists");
+        let (block, index) = self.place(number);
+        let cell = self.blocks.get(block).ok_or_else(missing)?;
+        let groups = match cell.get() {
+            Some(groups) => groups,
+            None => {
+                let groups = read_block(disk, number.saturating_sub(index), layout)?;
+                cell.get_or_init(|| groups)
+            }
+        };
+        usize::try_from(index).ok().and_then(|index| groups.get(index)).ok_or_else(missing)
+    }
+
+    /// Returns that of group `number`, to be changed.
+    pub(super) fn get_mut<D: BlockRead + ?Sized>(
+        &mut self,
+        number: u32,
+        disk: &D,
+        layout: &Layout,
+    ) -> Result<&mut Group, Error> {
+        self.get(number, disk, layout)?;
+        let (block, index) = self.place(number);
+        let groups = self.blocks.get_mut(block).and_then(OnceLock::get_mut);
+        let group = groups.and_then(|groups| groups.get_mut(usize::try_from(index).ok()?));
+        group.ok_or_else(|| corrupt(format!("group {number}"), "it exists"))
+    }
+
+    /// Returns the block of descriptors that has that of group `number`, and its place there.
+    fn place(&self, number: u32) -> (usize, u32) {
+        let block = number.checked_div(self.per_block).and_then(|block| usize::try_from(block).ok());
+        (block.unwrap_or(usize::MAX), number.checked_rem(self.per_block).unwrap_or_default())
+    }
+}
+
 /// Reads all group descriptors, the primary ones.
 pub(super) fn read_groups<D: BlockRead + ?Sized>(disk: &D, layout: &Layout) -> Result<Vec<Group>, Error> {
-    let size = usize::from(layout.desc_size);
-    let per_block = layout.descriptors_per_block();
+    let per_block = usize::try_from(layout.descriptors_per_block()).unwrap_or(usize::MAX);
     let mut groups = Vec::new();
+    for first in (0..layout.groups).step_by(per_block) {
+        groups.extend(read_block(disk, first, layout)?);
+    }
+    Ok(groups)
+}
+
+/// Returns how many clusters and inodes are free in all groups, as the descriptors say; these are not checked.
+pub(super) fn sum_free<D: BlockRead + ?Sized>(disk: &D, layout: &Layout) -> Result<(u64, u64), Error> {
+    let (mut clusters, mut inodes) = (0_u64, 0_u64);
+    let per_block = layout.descriptors_per_block();
     let mut block = vec![0; layout.block_bytes()];
     for first in (0..layout.groups).step_by(usize::try_from(per_block).unwrap_or(usize::MAX)) {
         disk.read_exact_at(&mut block, layout.descriptor_offset(first))?;
-        let numbers = first..first.saturating_add(per_block).min(layout.groups);
-        for (number, bytes) in numbers.zip(block.chunks_exact(size)) {
-            groups.push(Group::decode(bytes, number, layout)?);
+        let stored = block.chunks_exact(usize::from(layout.desc_size));
+        for (_, bytes) in (first..first.saturating_add(per_block).min(layout.groups)).zip(stored) {
+            let raw = RawGroupDescriptor::from_stored(bytes);
+            clusters = clusters.saturating_add(wide(raw.bg_free_blocks_count_lo, raw.bg_free_blocks_count_hi).into());
+            inodes = inodes.saturating_add(wide(raw.bg_free_inodes_count_lo, raw.bg_free_inodes_count_hi).into());
         }
     }
-    Ok(groups)
+    Ok((clusters, inodes))
+}
+
+/// Reads the block of descriptors of which the first is that of group `first`.
+fn read_block<D: BlockRead + ?Sized>(disk: &D, first: u32, layout: &Layout) -> Result<Vec<Group>, Error> {
+    let mut block = vec![0; layout.block_bytes()];
+    disk.read_exact_at(&mut block, layout.descriptor_offset(first))?;
+    let numbers = first..first.saturating_add(layout.descriptors_per_block()).min(layout.groups);
+    let stored = numbers.zip(block.chunks_exact(usize::from(layout.desc_size)));
+    stored.map(|(number, bytes)| Group::decode(bytes, number, layout)).collect()
 }
 
 fn checksum(bytes: &[u8], number: u32, layout: &Layout) -> u16 {
@@ -216,8 +300,16 @@ fn checksum(bytes: &[u8], number: u32, layout: &Layout) -> u16 {
     // Spec: "The bg_checksum field in bg_desc is skipped when calculating crc16 checksum, and set to zero if crc32c checksum is
     // used."
     if layout.has_metadata_csum() {
-        let start = crc32c(layout.seed, &number.to_le_bytes());
-        halves16(crc32c(crc32c(crc32c(start, before), &[0, 0]), behind)).0
+        let sum = |bytes: &[u8]| halves16(crc32c(layout.seed, bytes)).0;
+        let parts = [&number.to_le_bytes(), before, &[0, 0], behind];
+        // One piece of a known length is much faster than four.
+        let mut usual = [0; 4 + 64];
+        if bytes.len() == 64 {
+            let places = usual.iter_mut().zip(parts.into_iter().flatten());
+            places.for_each(|(to, from)| *to = *from);
+            return sum(&usual);
+        }
+        sum(&parts.concat())
     } else {
         let start = crc16(crc16(u16::MAX, &layout.uuid), &number.to_le_bytes());
         crc16(crc16(start, before), behind)

@@ -5,6 +5,7 @@ use super::cluster::{clusters_of, whole};
 use super::edit::{load_block_map, load_inode_map};
 use super::error::corrupt;
 use super::extent::FileExtent;
+use super::group::sum_free;
 use super::inode::{EXTENTS_FLAG, Inode};
 use super::journal::replay;
 use super::node::node_of;
@@ -104,8 +105,11 @@ type Found<'a> = (&'a Expected, Option<Inode>, Vec<FileExtent>);
 
 /// Checks the indexes of the folders that the other reader looks names up in, whose sizes it takes as they are.
 fn check_indexes<D: BlockRead>(volume: &Volume<D>, found: &[Found<'_>]) -> Result<(), Error> {
-    let mut seen = BTreeSet::new();
+    let (mut parents, mut seen) = (BTreeSet::new(), BTreeSet::new());
     for (expected, ..) in found {
+        if !parents.insert(expected.path.parent()) {
+            continue;
+        }
         // A file may be in the way.
         let folders = resolve(volume, &expected.path, false).map(|place| place.folders);
         for folder in folders.unwrap_or_default() {
@@ -150,9 +154,8 @@ fn list_large<D: BlockRead>(
 
 /// Checks that the superblock's free counts are the sums of the groups'.
 fn check_sums<D: BlockRead>(volume: &Volume<D>) -> Result<(), Error> {
-    let clusters: u64 = volume.groups.iter().map(|group| u64::from(group.free_clusters)).sum();
+    let (clusters, inodes) = sum_free(volume.store.disk(), volume.layout())?;
     let blocks = clusters.saturating_mul(u64::from(volume.layout().cluster_blocks));
-    let inodes: u64 = volume.groups.iter().map(|group| u64::from(group.free_inodes)).sum();
     let stored = (volume.raw.free_blocks_count(), u64::from(volume.raw.s_free_inodes_count.get()));
     if stored == (blocks, inodes) {
         return Ok(());

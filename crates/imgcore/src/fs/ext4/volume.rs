@@ -1,9 +1,9 @@
 use super::blockmap::read_map;
-use super::dirent::{Record, is_sealed, kind_of, records, records_end};
+use super::dirent::{Record, each_record, is_sealed, kind_of, records, records_end};
 use super::error::{corrupt, refused};
 use super::extent::{ExtentTree, FileExtent, read_tree};
 use super::feature::check_readable;
-use super::group::{Group, read_groups};
+use super::group::{Group, Groups};
 use super::inline::{inline_contents, inline_folder, is_inline};
 use super::inode::{ENCRYPT_FLAG, EXTENTS_FLAG, INDEX_FLAG, Inode};
 use super::layout::Layout;
@@ -17,23 +17,22 @@ use crate::fs::{DirEntry, Error, FileKind};
 #[derive(Debug)]
 pub(super) struct Volume<D> {
     pub(super) raw: RawSuperblock,
-    pub(super) groups: Vec<Group>,
+    groups: Groups,
     pub(super) store: Store<D>,
     pub(super) folders: Folders,
 }
 
 impl<D: BlockRead> Volume<D> {
-    /// Reads the superblock and the group descriptors.
+    /// Reads the superblock.
     pub(super) fn open(disk: D) -> Result<Self, Error> {
         let raw = RawSuperblock::read(&disk)?;
         check_readable(&raw)?;
         let layout = Layout::decode(&raw, disk.size())?;
-        let groups = read_groups(&disk, &layout)?;
-        Ok(Self::over(disk, raw, layout, groups))
+        Ok(Self::over(disk, raw, layout, Groups::of(&layout)))
     }
 
-    /// Returns the file system of which superblock and group descriptors, or the first of them, were read.
-    pub(super) fn over(disk: D, raw: RawSuperblock, layout: Layout, groups: Vec<Group>) -> Self {
+    /// Returns the file system of which the superblock was read.
+    pub(super) fn over(disk: D, raw: RawSuperblock, layout: Layout, groups: Groups) -> Self {
         Self { raw, groups, store: Store::new(disk, layout), folders: Folders::default() }
     }
 
@@ -42,8 +41,12 @@ impl<D: BlockRead> Volume<D> {
     }
 
     pub(super) fn group(&self, number: u32) -> Result<&Group, Error> {
-        let group = usize::try_from(number).ok().and_then(|number| self.groups.get(number));
-        group.ok_or_else(|| corrupt(format!("group {number}"), "it exists"))
+        self.groups.get(number, self.store.disk(), self.layout())
+    }
+
+    /// Returns the descriptor of a group, to be changed.
+    pub(super) fn group_mut(&mut self, number: u32) -> Result<&mut Group, Error> {
+        self.groups.get_mut(number, self.store.disk(), self.store.layout())
     }
 
     /// Returns the block of inode `number`, and where in the block it begins, in bytes.
@@ -227,9 +230,13 @@ impl<D: BlockRead> Volume<D> {
 
     fn find_in(&self, folder: &Inode, block: u64, name: &[u8]) -> Result<Option<u32>, Error> {
         let bytes = self.folder_block(folder, block)?;
-        let records = records(&bytes, folder.number)?;
-        let found = records.iter().find(|record| record.inode != 0 && record.name == name);
-        Ok(found.map(|record| record.inode))
+        for record in each_record(&bytes, folder.number) {
+            let record = record?;
+            if record.inode != 0 && record.name == name {
+                return Ok(Some(record.inode));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns whether all names of a folder are known: when they were read before, or now that it is worth it or `must` be.

@@ -19,9 +19,9 @@ pub use options::{CreateOptions, Kind, Release};
 use super::edit::Editor;
 use super::error::refused;
 use super::feature::{HAS_JOURNAL, ORPHAN_FILE, RESIZE_INODE};
+use super::group::read_groups;
 use super::grow::write_copies;
-use super::superblock::SUPERBLOCK_OFFSET;
-use super::volume::Volume;
+use super::superblock::{RawSuperblock, SUPERBLOCK_OFFSET};
 use crate::block::{BlockWrite, ByteRange, Hole};
 use crate::fs::Error;
 
@@ -60,8 +60,8 @@ pub fn create<D: BlockWrite>(mut disk: D, options: &CreateOptions) -> Result<u64
     }
     editor.finish()?;
 
-    let volume = Volume::open(&disk)?;
-    let (mut raw, groups) = (volume.raw, volume.groups);
+    let mut raw = RawSuperblock::read(&disk)?;
+    let groups = read_groups(&disk, &layout)?;
     write_copies(&mut disk, &mut raw, &layout, &groups)?;
     Ok(layout.blocks_count.saturating_mul(u64::from(layout.block_size)))
 }

@@ -147,8 +147,7 @@ impl<D: BlockRead> Editor<D> {
     pub(super) fn group_mut(&mut self, number: u32) -> Result<&mut Group, Error> {
         self.touched.insert(number);
         self.changed = true;
-        let group = usize::try_from(number).ok().and_then(|number| self.volume.groups.get_mut(number));
-        group.ok_or_else(|| corrupt(format!("group {number}"), "it exists"))
+        self.volume.group_mut(number)
     }
 
     /// Makes the block bitmap of a group one that is written.
@@ -241,15 +240,19 @@ pub(in crate::fs::ext4) fn system_blocks<D: BlockRead>(volume: &Volume<D>) -> Re
     let layout = volume.layout();
     let table = u64::from(layout.inode_table_blocks());
     let mut runs = Vec::new();
-    for number in 0..layout.groups {
-        let group = volume.group(number)?;
-        let start = layout.group_start(number);
-        runs.push((start, start.saturating_add(layout.overhead_before_bitmaps(number))));
-        runs.push((group.block_bitmap, group.block_bitmap.saturating_add(1)));
-        runs.push((group.inode_bitmap, group.inode_bitmap.saturating_add(1)));
-        runs.push((group.inode_table, group.inode_table.saturating_add(table)));
-    }
-    runs.sort_unstable();
+    let each = |runs: &mut Vec<(u64, u64)>, run: &dyn Fn(u32, &Group) -> (u64, u64)| {
+        for number in 0..layout.groups {
+            let (start, len) = run(number, volume.group(number)?);
+            runs.push((start, start.saturating_add(len)));
+        }
+        Ok::<_, Error>(())
+    };
+    // Each kind ascends, mostly.
+    each(&mut runs, &|number, _| (layout.group_start(number), layout.overhead_before_bitmaps(number)))?;
+    each(&mut runs, &|_, group| (group.block_bitmap, 1))?;
+    each(&mut runs, &|_, group| (group.inode_bitmap, 1))?;
+    each(&mut runs, &|_, group| (group.inode_table, table))?;
+    runs.sort();
     let mut joined: Vec<(u64, u64)> = Vec::new();
     for (start, end) in runs.into_iter().filter(|(start, end)| start < end) {
         match joined.last_mut() {

@@ -23,7 +23,7 @@ pub(super) use self::reserved::{RESIZE_INODE_NUMBER, double_block};
 use super::Timestamp;
 use super::edit::Editor;
 use super::error::{corrupt, refused};
-use super::group::Group;
+use super::group::{Group, read_groups};
 use super::layout::Layout;
 use super::superblock::{RawSuperblock, SUPERBLOCK_OFFSET, halves16};
 use super::volume::Volume;
@@ -88,7 +88,7 @@ pub fn grow_to<D: BlockWrite>(mut disk: D, size: u64) -> Result<Growth, Error> {
     let last = LastGroup::read(&volume, &layout)?;
     let added = (old.groups..layout.groups).map(|number| NewGroup::make(number, &layout));
     let added = added.collect::<Result<Vec<_>, Error>>()?;
-    let mut groups = volume.groups;
+    let mut groups = read_groups(&disk, &old)?;
     if let (Some(last), Some(group)) = (&last, groups.last_mut()) {
         *group = last.group.clone();
     }

@@ -1,6 +1,6 @@
 use super::super::error::{corrupt, refused};
 use super::super::extent::FileExtent;
-use super::super::group::Group;
+use super::super::group::{Group, Groups};
 use super::super::layout::Layout;
 use super::super::superblock::RawSuperblock;
 use super::super::volume::Volume;
@@ -39,7 +39,7 @@ impl Journal {
             return Err(refused("has its journal on another device, which is not supported"));
         }
         let layout = Layout::decode(raw, disk.size())?;
-        let volume = Volume::over(disk, *raw, layout, vec![first_group(disk, &layout)?]);
+        let volume = Volume::over(disk, *raw, layout, Groups::first(first_group(disk, &layout)?));
         let inode = volume.inode(raw.s_journal_inum.get())?;
         let bad = |rule: &str| corrupt(format!("journal, inode {}", inode.number), rule);
         if inode.raw.i_links_count.get() == 0 || inode.raw.i_mode.get() & 0xF000 != 0x8000 {

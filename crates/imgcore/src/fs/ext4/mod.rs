@@ -47,6 +47,7 @@ mod survey;
 mod verify;
 mod view;
 mod volume;
+mod walk;
 mod xattr;
 
 pub use commit::Commit;

@@ -14,6 +14,7 @@ use super::resolve::resolve;
 use super::survey::survey;
 use super::view::{Listing, Stored, Verdict, View, compare_listed};
 use super::volume::{Volume, has_tree};
+use super::walk::Walk;
 use super::xattr::{read_value, read_xattrs, split_name};
 use crate::block::{BlockRead, Staged};
 use crate::fs::{EditPlan, Error, Expected, FileKind, GuestPath, SameFiles, Wanted, expectations, same_files};
@@ -82,16 +83,12 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
 
 /// Returns what `plan` leaves, and what is there.
 fn expected<D: BlockRead>(volume: &Volume<D>, plan: &EditPlan) -> Result<Vec<(Expected, Option<Inode>)>, Error> {
-    let expect = |same: &SameFiles| expectations(plan, |path, follow| canonical(volume, path, follow), same);
+    let walk = Walk::new(volume);
+    let expect = |same: &SameFiles| expectations(plan, |path, follow| walk.canonical(path, follow), same);
     let mut all = expect(&SameFiles::new())?;
     let mut inodes = Vec::with_capacity(all.len());
     for expected in &all {
-        inodes.push(match resolve(volume, &expected.path, false) {
-            Ok(place) => place.found,
-            // A file is in the way: nothing is there.
-            Err(Error::WrongKind { .. }) => None,
-            Err(error) => return Err(error),
-        });
+        inodes.push(walk.find(&expected.path)?);
     }
     let same = same_files(&all, |at| inodes.get(at)?.as_ref().map(|inode| inode.number));
     if !same.is_empty() {
@@ -251,17 +248,4 @@ const MANY: usize = 64;
 /// Returns the error for a path that is not as planned.
 pub(super) fn differs(path: &GuestPath, difference: impl Into<String>) -> Error {
     Error::Mismatch { path: path.clone(), difference: difference.into() }
-}
-
-/// Returns `path` without links, as far as it exists.
-fn canonical<D: BlockRead>(volume: &Volume<D>, path: &GuestPath, follow: bool) -> Result<GuestPath, Error> {
-    let place = match resolve(volume, path, follow) {
-        Ok(place) => place,
-        // A later edit put something else in the way.
-        Err(Error::WrongKind { .. } | Error::TooManyLinks(_)) => return Ok(path.clone()),
-        Err(error) => return Err(error),
-    };
-    let names = place.names.iter().chain(&place.missing).map(|name| String::from_utf8_lossy(name));
-    let text: String = names.map(|name| format!("/{name}")).collect();
-    Ok(GuestPath::new(if text.is_empty() { "/" } else { &text }).unwrap_or_else(|_| path.clone()))
 }

@@ -21,6 +21,12 @@ fn file_systems_are_made_changed_grown_and_sound_afterwards() {
 }
 
 #[test]
+fn linux_counts_on_with_the_quota_of_file_systems_that_were_changed_here() {
+    let said = Guest::new().run(COMMON, include_str!("quota.sh"));
+    assert!(said.contains("ALL GOOD"), "{said}");
+}
+
+#[test]
 fn however_a_server_ends_no_device_mount_or_process_is_left() {
     let said = Guest::new().run(COMMON, include_str!("ends.sh"));
     assert!(said.contains("ALL GOOD"), "{said}");

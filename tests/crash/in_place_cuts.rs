@@ -68,7 +68,7 @@ fn a_disk_that_grows_in_place_has_a_table_and_the_old_files_or_the_new_ones() {
     // Without VMIMG_EVERY_CUT: the first and the last.
     let chosen = |number: &usize| is_every_cut() || [0, 3].contains(number);
     for ((name, shape), label) in
-        (0..SHAPES.len()).filter(chosen).map(|number| (SHAPES[number], ["dos", "gpt", "gpt", "gpt"][number]))
+        (0..SHAPES.len()).filter(chosen).map(|number| (SHAPES[number], ["dos", "gpt", "gpt", "gpt", "gpt"][number]))
     {
         let folder = tempfile::tempdir().unwrap();
         let before = disk(folder.path(), label, shape);

@@ -16,6 +16,7 @@ const SHAPES: &[&str] = &[
     "-t ext4 -O ^has_journal,ea_inode,large_dir,mmp",
     "-t ext4 -O ^has_journal,^extent,^64bit",
     "-t ext4 -O ^metadata_csum,^uninit_bg,^has_journal,bigalloc -C 4096",
+    "-t ext4 -O ^metadata_csum,^uninit_bg,^has_journal,^resize_inode,quota,project",
 ];
 
 fn path(text: &str) -> GuestPath {

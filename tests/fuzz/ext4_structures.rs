@@ -235,6 +235,24 @@ fn damaged_journals_are_no_panic_and_never_make_it_worse() {
 }
 
 #[test]
+fn damaged_quota_is_no_panic_and_never_gets_worse() {
+    let shapes = [
+        "-t ext4 -O metadata_csum,64bit,^has_journal,quota,project",
+        "-t ext4 -O ^metadata_csum,^uninit_bg,^extent,^64bit,quota",
+    ];
+    let seeds = shapes.map(|shape| {
+        let seed = Seed::make(4, shape);
+        let own = |at: u32| Edit::SetAttributes {
+            path: path(&format!("/big/{at}-{}", "b".repeat(at as usize * 3))),
+            attributes: Attributes::owned(0o600, at << 20, at),
+        };
+        seed.apply((41..60).map(own).collect());
+        seed.bytes()
+    });
+    run("ext4-quota", &seeds, |bytes, seed| fuzz_ext4::damage(bytes, Class::Quota, seed));
+}
+
+#[test]
 fn damaged_lists_of_orphans_are_no_panic_and_never_make_it_worse() {
     let seeds = [
         Seed::make(2, SUMS).with_orphans(false),

@@ -166,6 +166,8 @@ pub enum Class {
     Journal,
     /// The files that wait to be deleted, in a chain or a file.
     Orphans,
+    /// The quota files, and where the superblock says that they are.
+    Quota,
 }
 
 impl Class {
@@ -181,6 +183,7 @@ impl Class {
                 matches!(kind, JournalSuperblock | JournalTags(..) | JournalData | JournalRevocation | JournalCommit)
             }
             Self::Orphans => matches!(kind, Kind::Orphans(_) | Inode | Superblock),
+            Self::Quota => matches!(kind, Kind::Quota | Superblock),
         }
     }
 }
@@ -191,6 +194,12 @@ fn field(sound: &[u8], place: &Place, class: Class, random: &mut Random) -> (usi
     match &place.kind {
         Kind::Superblock if class == Class::Orphans => {
             [(0xE8, 4), (0x280, 4), (0x64, 4), (0x5C, 4), (0x54, 4)][random.below(5)]
+        }
+        Kind::Superblock if class == Class::Quota => [(0x240, 4), (0x244, 4), (0x26C, 4)][random.below(3)],
+        Kind::Quota => {
+            let words = |word: &usize| sound[place.at + word * 4..][..4] != [0; 4];
+            let used: Vec<usize> = (0..place.len / 4).filter(words).chain(0..4).collect();
+            (used[random.below(used.len())] * 4, [4, 4, 2][random.below(3)])
         }
         Kind::Superblock => word(0x284, random),
         Kind::Inode => match (class, random.below(4)) {

@@ -49,6 +49,8 @@ pub enum Kind {
     JournalCommit,
     /// A block of the file that lists orphans, by its number.
     Orphans(u64),
+    /// A block of a quota file.
+    Quota,
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> usize {
@@ -206,6 +208,11 @@ fn inode(bytes: &[u8], shape: &Shape, at: usize, number: u32, found: &mut Vec<Pl
             };
             found.push(Place { kind, at: start, len: shape.block, seed });
         }
+    }
+    let has_quota = u32_at(bytes, 1024 + 0x64) & 0x100 != 0;
+    if has_quota && [0x240, 0x244, 0x26C].iter().any(|field| u32_at(bytes, 1024 + field) == number) {
+        let block = |block: &usize| Place { kind: Kind::Quota, at: block * shape.block, len: shape.block, seed };
+        found.extend(contents.iter().map(block));
     }
     let orphans = u32_at(bytes, 1024 + 0x280);
     if number == orphans && orphans != 0 && u32_at(bytes, 1024 + 0x5C) & 0x1000 != 0 {

@@ -11,6 +11,7 @@ mod links;
 mod model;
 mod mounted;
 mod names;
+mod quota;
 mod random;
 mod read;
 
@@ -49,6 +50,8 @@ pub(crate) const SHAPES: &[(&str, u64, &str)] = &[
     ("inline", 20, "-b 1024 -I 256 -O inline_data"),
     ("inline-large", 24, "-b 4096 -I 1024 -O inline_data"),
     ("no-extents", 20, "-b 1024 -O ^extent,^64bit"),
+    ("quota", 24, "-b 4096 -I 256 -O metadata_csum,64bit,quota,project,orphan_file"),
+    ("quota-bare", 20, "-b 1024 -O quota,project,^metadata_csum,^extent,^64bit"),
 ];
 
 pub(crate) const NOW: Timestamp = Timestamp { secs: 1_760_000_000, nanos: 123_456_789 };

@@ -93,9 +93,13 @@ pub(super) const HUGE_FILE: u32 = 0x8;
 pub(super) const GDT_CSUM: u32 = 0x10;
 pub(super) const DIR_NLINK: u32 = 0x20;
 pub(super) const EXTRA_ISIZE: u32 = 0x40;
+/// Files of the file system's own count what users, groups and projects have.
+pub(super) const QUOTA: u32 = 0x100;
 /// The block bitmaps count clusters, which are several blocks each.
 pub(super) const BIGALLOC: u32 = 0x200;
 pub(super) const METADATA_CSUM: u32 = 0x400;
+/// Inodes have a project.
+pub(super) const PROJECT: u32 = 0x2000;
 const VERITY: u32 = 0x8000;
 pub(super) const ORPHAN_PRESENT: u32 = 0x10000;
 
@@ -103,8 +107,17 @@ const READABLE_INCOMPAT: u32 =
     FILETYPE | META_BG | EXTENTS | BIT64 | MMP | FLEX_BG | EA_INODE | CSUM_SEED | LARGEDIR | INLINE_DATA | ENCRYPT | CASEFOLD;
 const WRITABLE_COMPAT: u32 =
     HAS_JOURNAL | EXT_ATTR | RESIZE_INODE | DIR_INDEX | SPARSE_SUPER2 | FAST_COMMIT | STABLE_INODES | ORPHAN_FILE;
-const WRITABLE_RO_COMPAT: u32 =
-    SPARSE_SUPER | LARGE_FILE | HUGE_FILE | GDT_CSUM | DIR_NLINK | EXTRA_ISIZE | BIGALLOC | METADATA_CSUM | VERITY;
+const WRITABLE_RO_COMPAT: u32 = SPARSE_SUPER
+    | LARGE_FILE
+    | HUGE_FILE
+    | GDT_CSUM
+    | DIR_NLINK
+    | EXTRA_ISIZE
+    | QUOTA
+    | BIGALLOC
+    | METADATA_CSUM
+    | PROJECT
+    | VERITY;
 
 /// Spec: "Super Block", compatible features.
 const COMPAT_NAMES: &[(u32, &str)] =
@@ -114,12 +127,5 @@ const COMPAT_NAMES: &[(u32, &str)] =
 const INCOMPAT_NAMES: &[(u32, &str)] = &[(0x1, "compression"), (0x8, "journal_dev"), (0x1000, "dirdata")];
 
 /// Spec: "Super Block", read-only compatible features.
-const RO_COMPAT_NAMES: &[(u32, &str)] = &[
-    (0x4, "btree_dir"),
-    (0x80, "has_snapshot"),
-    (0x100, "quota"),
-    (0x800, "replica"),
-    (0x1000, "read-only"),
-    (0x2000, "project"),
-    (0x4000, "shared_blocks"),
-];
+const RO_COMPAT_NAMES: &[(u32, &str)] =
+    &[(0x4, "btree_dir"), (0x80, "has_snapshot"), (0x800, "replica"), (0x1000, "read-only"), (0x4000, "shared_blocks")];

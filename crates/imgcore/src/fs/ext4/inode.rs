@@ -220,6 +220,20 @@ impl Inode {
         self.raw.l_i_gid_high.set(high);
     }
 
+    /// Returns the project that it is of; 0 where there is no field for it.
+    pub(super) fn project(&self) -> u32 {
+        if self.has_extra(PROJECT_END) { self.extra.i_projid.get() } else { 0 }
+    }
+
+    /// Stores the project that it is of; returns `false` when this inode cannot hold it.
+    #[must_use]
+    pub(super) fn set_project(&mut self, project: u32) -> bool {
+        if self.has_extra(PROJECT_END) {
+            self.extra.i_projid.set(project);
+        }
+        self.has_extra(PROJECT_END) || project == 0
+    }
+
     /// Returns the block of extended attributes; 0 means none.
     pub(super) fn xattr_block(&self) -> u64 {
         join(self.raw.i_file_acl_lo.get(), u32::from(self.raw.l_i_file_acl_high.get()))
@@ -357,6 +371,7 @@ const CTIME_EXTRA_END: usize = 8;
 const MTIME_EXTRA_END: usize = 12;
 const ATIME_EXTRA_END: usize = 16;
 const CRTIME_EXTRA_END: usize = 24;
+const PROJECT_END: usize = 32;
 
 /// The list of blocks that the disk cannot hold.
 pub(super) const BAD_BLOCKS_INODE: u32 = 1;
@@ -373,6 +388,8 @@ pub(super) const EXTENTS_FLAG: u32 = 0x80000;
 pub(super) const VERITY_FLAG: u32 = 0x10_0000;
 pub(super) const EA_INODE_FLAG: u32 = 0x20_0000;
 pub(super) const INLINE_DATA_FLAG: u32 = 0x1000_0000;
+/// What is made in the folder is of its project.
+pub(super) const PROJECT_INHERIT_FLAG: u32 = 0x2000_0000;
 /// Names in the folder are blind to case.
 pub(super) const CASEFOLD_FLAG: u32 = 0x4000_0000;
 

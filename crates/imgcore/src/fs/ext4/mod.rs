@@ -39,6 +39,7 @@ mod mmp;
 mod names;
 mod node;
 mod own;
+mod quota;
 mod reader;
 mod resolve;
 mod store;

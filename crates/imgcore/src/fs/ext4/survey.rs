@@ -12,6 +12,7 @@ use super::error::corrupt;
 use super::group::INODE_UNINIT;
 use super::inline::{inline_folder, is_inline};
 use super::inode::{EA_INODE_FLAG, ENCRYPT_FLAG, Inode, ROOT_INODE};
+use super::quota::quota_inodes;
 use super::volume::{Volume, has_tree};
 use crate::block::BlockRead;
 use crate::fs::{Error, FileKind};
@@ -27,8 +28,9 @@ pub(super) fn survey<D: BlockRead>(volume: &Volume<D>) -> Result<(), Error> {
     if used > MOST_INODES || volume.layout().groups > MOST_GROUPS {
         return Ok(());
     }
-    let mut survey =
-        Survey { volume, files: BTreeMap::new(), runs: Vec::new(), xattr_blocks: Vec::new(), nodes: 0, folder_blocks: 0 };
+    let quota = quota_inodes(&volume.raw).into_iter().map(|(_, inode)| inode).collect();
+    let (files, runs, xattr_blocks) = Default::default();
+    let mut survey = Survey { volume, quota, files, runs, xattr_blocks, nodes: 0, folder_blocks: 0 };
     for group in 0..volume.layout().groups {
         survey.group(group)?;
         if survey.nodes > MOST_NODES {
@@ -43,6 +45,8 @@ pub(super) fn survey<D: BlockRead>(volume: &Volume<D>) -> Result<(), Error> {
 
 struct Survey<'a, D> {
     volume: &'a Volume<D>,
+    /// Inodes of the quota files.
+    quota: Vec<u32>,
     /// The files that can have names.
     files: BTreeMap<u32, Inode>,
     /// Blocks of contents and of what lists them, all of their clusters: start and end.
@@ -67,7 +71,8 @@ impl<D: BlockRead> Survey<'_, D> {
             let inode = before.saturating_add(index).saturating_add(1);
             // Other reserved ones are checked where they are used, or by nobody.
             let is_file = inode >= layout.first_inode || inode == ROOT_INODE;
-            if (is_file || inode == self.volume.raw.s_journal_inum.get()) && self.is_written(inode)? {
+            let is_own = inode == self.volume.raw.s_journal_inum.get() || self.quota.contains(&inode);
+            if (is_file || is_own) && self.is_written(inode)? {
                 self.inode(inode)?;
             }
         }
@@ -103,7 +108,7 @@ impl<D: BlockRead> Survey<'_, D> {
             self.runs.extend(all.map(|(start, len)| (start, start.saturating_add(u64::from(len)))));
             self.nodes = self.nodes.saturating_add(tree.nodes.len());
         }
-        // The values of attributes have no names, and the journal has none.
+        // The values of attributes have no names, and neither have the journal and quota files.
         if !inode.has_flag(EA_INODE_FLAG) && (number >= self.volume.layout().first_inode || number == ROOT_INODE) {
             self.files.insert(number, inode);
         }

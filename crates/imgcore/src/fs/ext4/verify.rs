@@ -10,6 +10,7 @@ use super::inode::{EXTENTS_FLAG, Inode};
 use super::journal::replay;
 use super::node::node_of;
 use super::own;
+use super::quota::check_usage;
 use super::resolve::resolve;
 use super::survey::survey;
 use super::view::{Listing, Stored, Verdict, View, compare_listed};
@@ -22,7 +23,7 @@ use crate::fs::{EditPlan, Error, Expected, FileKind, GuestPath, SameFiles, Wante
 /// Checks that `disk`, a file system, is sound where `plan` changed it, and holds what `plan` says.
 ///
 /// The groups of the planned files: bitmaps, descriptors and superblock agree, checksums are right, the blocks of the planned
-/// files are in use and of one file each. Then `ext4-view`, another reader, opens the file system, and type, contents, mode,
+/// files are in use and of one file each; quota files are sound, and count every inode and what the planned files take. Then `ext4-view`, another reader, opens the file system, and type, contents, mode,
 /// owner, link text or absence of each planned path are compared, by this module's reader where that one does not know the file
 /// system (inodes of 128 bytes, block maps, the `legacy` hash, some features); times and extended attributes, and the contents of more than 64
 /// files in one folder, are read by this module. Paths
@@ -59,6 +60,9 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
         None => BTreeMap::new(),
     };
     check_indexes(&volume, &found)?;
+    if !found.is_empty() {
+        check_usage(&volume, found.iter().filter_map(|(_, inode, _)| inode.as_ref()))?;
+    }
     for (expected, inode, extents) in found {
         let at = Stored { path: &expected.path, extents: &extents, block_size };
         // It hashes names as signed bytes only.

@@ -75,7 +75,8 @@ impl<D: BlockWrite> Editor<D> {
         Ok(Xattr { index, name: Vec::new(), value: Value::Here(list) })
     }
 
-    /// Gives a new file what its folder passes on: the group of a folder with the setgid bit, and the default access list.
+    /// Gives a new file what its folder passes on: the group of a folder with the setgid bit, its project, and the
+    /// default access list.
     ///
     /// The inode has its mode already; it is not saved.
     pub(super) fn inherit(&mut self, inode: &mut Inode, folder: &Inode) -> Result<(), Error> {
@@ -86,6 +87,7 @@ impl<D: BlockWrite> Editor<D> {
                 inode.raw.i_mode.set(inode.raw.i_mode.get() | SETGID);
             }
         }
+        self.inherit_project(inode, folder)?;
         if kind == FileKind::Symlink {
             return Ok(());
         }

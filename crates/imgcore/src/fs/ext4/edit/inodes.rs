@@ -13,7 +13,7 @@ use crate::fs::ext4::volume::Volume;
 use crate::fs::{Error, FileKind};
 
 impl<D: BlockRead> Editor<D> {
-    fn inode_map(&mut self, number: u32) -> Result<&mut Bitmap, Error> {
+    pub(super) fn inode_map(&mut self, number: u32) -> Result<&mut Bitmap, Error> {
         if !self.inode_maps.contains_key(&number) {
             let map = load_inode_map(&self.volume, number)?;
             self.inode_maps.insert(number, map);
@@ -50,6 +50,7 @@ impl<D: BlockRead> Editor<D> {
         let inode = before.saturating_add(index).saturating_add(1);
         let generation = crc32c(crc32c(layout.seed, &inode.to_le_bytes()), &self.now.secs.to_le_bytes());
         self.volume.folders.forget(inode);
+        self.charges.note_new(inode);
         Ok(Inode::new(inode, &layout, generation))
     }
 
@@ -102,6 +103,7 @@ impl<D: BlockRead> Editor<D> {
     /// Gives an inode back, whose blocks were given back before.
     pub(super) fn free_inode(&mut self, mut inode: Inode) -> Result<(), Error> {
         let folder = inode.kind()? == FileKind::Directory;
+        self.charge(inode.number, None)?;
         let bad = || corrupt(format!("inode {}", inode.number), "an inode that is named is in use");
         let (number, index) = self.volume.layout().group_of_inode(inode.number).ok_or_else(bad)?;
         let map = self.inode_map(number)?;
@@ -122,11 +124,16 @@ impl<D: BlockRead> Editor<D> {
         inode.raw.i_block = [0; 60];
         inode.raw.i_flags.set(0);
         inode.tail.fill(0);
-        self.save(&inode)
+        self.store_inode(&inode)
     }
 
-    /// Keeps the new state of an inode.
+    /// Keeps the new state of an inode, which is in use.
     pub(super) fn save(&mut self, inode: &Inode) -> Result<(), Error> {
+        self.charge(inode.number, Some(inode))?;
+        self.store_inode(inode)
+    }
+
+    fn store_inode(&mut self, inode: &Inode) -> Result<(), Error> {
         let (block, at) = self.volume.inode_place(inode.number)?;
         let mut bytes = self.volume.store.block(block)?.to_vec();
         let encoded = inode.encode(self.volume.layout());

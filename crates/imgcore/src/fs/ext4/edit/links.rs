@@ -20,6 +20,7 @@ impl<D: BlockWrite> Editor<D> {
         }
         self.clear(&place)?;
         let (parent, name) = self.make_parents(place)?;
+        self.check_project(parent, &old)?;
         // What was in the way may have been counted in it.
         let mut inode = self.volume.named_inode(old.number)?;
         let links = inode.raw.i_links_count.get().saturating_add(1);

@@ -16,6 +16,9 @@ mod links;
 mod nodes;
 mod orphans;
 mod owned;
+mod project;
+mod quota;
+mod recount;
 mod remove;
 mod rename;
 mod special;
@@ -29,6 +32,7 @@ pub(super) use self::inodes::load_inode_map;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::quota::Charges;
 use super::Timestamp;
 use super::bitmap::Bitmap;
 use super::feature::{MMP, RECOVER, check_writable};
@@ -60,6 +64,8 @@ pub struct Editor<D> {
     owned: BTreeSet<u32>,
     /// Leaves of indexes whose names are known to have the hashes that the index says.
     ordered: BTreeSet<u64>,
+    /// What users, groups and projects have more or less.
+    charges: Charges,
     changed: bool,
 }
 
@@ -86,6 +92,7 @@ impl<D: BlockWrite> Editor<D> {
         let volume = Volume::open(disk)?;
         check_writable(&volume.raw)?;
         let system = blocks::system_blocks(&volume)?;
+        let charges = Charges::new(&volume.raw);
         let mut editor = Self {
             volume,
             now,
@@ -97,6 +104,7 @@ impl<D: BlockWrite> Editor<D> {
             system,
             owned: BTreeSet::new(),
             ordered: BTreeSet::new(),
+            charges,
             changed: false,
         };
         editor.check_bad_blocks()?;
@@ -135,6 +143,7 @@ impl<D: BlockWrite> Editor<D> {
     /// [`Error::Unrepresentable`], [`Error::Refused`] for a file that is not changed (immutable, encrypted, …), or what
     /// [`super::Ext4::open`] says. The device has a part of the changes then, and must be dropped.
     pub fn apply(&mut self, plan: &EditPlan) -> Result<(), Error> {
+        self.charges.check |= !plan.edits.is_empty();
         for edit in &plan.edits {
             self.path = edit.path().clone();
             self.step(edit)?;
@@ -142,12 +151,14 @@ impl<D: BlockWrite> Editor<D> {
         Ok(())
     }
 
-    /// Writes what is still in memory and returns the device.
+    /// Writes what is still in memory, the quota files too, and returns the device.
     ///
     /// # Errors
     ///
-    /// The failure of the device.
+    /// The failure of the device; where it has quota, [`Error::Corrupt`] or [`Error::NoSpace`] for the files of that. The device
+    /// must be dropped then.
     pub fn finish(mut self) -> Result<D, Error> {
+        self.settle_quota()?;
         if self.changed {
             self.write_maps()?;
             self.write_descriptors()?;

@@ -35,6 +35,7 @@ impl<D: BlockWrite> Editor<D> {
             self.make_room(&new, there, is_folder)?;
         }
         let (new_parent, new_name) = self.make_parents(new)?;
+        self.check_project(new_parent, &moved)?;
         self.remove_name(old_parent, old_name)?;
         let name = Name { bytes: new_name, inode: moved.number, file_type: type_of(moved.kind()?) };
         self.insert_name(new_parent, &name)?;

@@ -1,5 +1,7 @@
 # What the scripts share. They run as the only thing in a guest, by busybox's shell.
 set -u
+# Some kills for every five rounds.
+KILLS=$(((ROUNDS + 4) / 5))
 export PATH=/test:/bin TMPDIR=/tmp
 cd /tmp
 modprobe nbd nbds_max=2

@@ -14,7 +14,7 @@ gone() { [ ! -e /sys/block/nbd0/pid ] && ! pidof vmimg; }
 server() { cat /sys/block/nbd0/pid; }
 keeper() { pidof vmimg | tr ' ' '\n' | grep -vx "$(server)"; }
 n=0
-while [ $n -lt "$ROUNDS" ]; do
+while [ $n -lt $KILLS ]; do
   for signal in TERM INT HUP KILL; do
     must vmimg nbd connect a.qcow2
     kill -$signal "$(server)"
@@ -45,7 +45,7 @@ done
 
 # Killed at any time while it connects.
 n=0
-while [ $n -lt $((ROUNDS * 4)) ]; do
+while [ $n -lt $((KILLS * 4)) ]; do
   vmimg nbd connect --foreground a.qcow2 >log 2>&1 &
   usleep $((n * 7000 % 400000))
   kill -KILL $!

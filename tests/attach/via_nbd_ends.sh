@@ -8,7 +8,7 @@ for kind in xfs btrfs; do
   rm -f a.qcow2
   guest a.qcow2 $kind
   cp a.qcow2 old.qcow2
-  while [ $n -lt $((ROUNDS * 2)) ]; do
+  while [ $n -lt $((KILLS * 4)) ]; do
     vmimg disk inject --via nbd --manifest plan.json a.qcow2 >log 2>&1 &
     usleep $((200000 + n * 330000 % 1600000))
     kill -KILL $!

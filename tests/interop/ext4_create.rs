@@ -161,12 +161,12 @@ fn the_options_of_mke2fs_are_taken_for_each_of_the_three() {
     let features = |features: &'static str| move |options: &mut CreateOptions| options.set_features(features).unwrap();
     let inodes = |count| move |options: &mut CreateOptions| options.inodes = Some(count);
     let (no_index, no_journal) = (features("^dir_index,^resize_inode"), features("^has_journal"));
-    let (least, few, many, most) = (inodes(16), inodes(1000), inodes(40_000), inodes(2_000_000));
+    let (least, few, many, most) = (inodes(300), inodes(1000), inodes(40_000), inodes(2_000_000));
     let cases: &[(&str, Change<'_>)] = &[
         ("-b 1024 -I 128", &|options| (options.block_size, options.inode_size) = (1024, 128)),
         ("-b 2048 -I 256", &|options| (options.block_size, options.inode_size) = (2048, 256)),
         ("-b 4096 -I 512", &|options| (options.block_size, options.inode_size) = (4096, 512)),
-        ("-N 16", &least),
+        ("-N 300", &least),
         ("-N 1000", &few),
         ("-N 40000", &many),
         ("-N 2000000", &most),

@@ -2,6 +2,7 @@
 
 mod grown;
 mod guest;
+mod lvm;
 
 use guest::Guest;
 

@@ -50,11 +50,28 @@ for kind in ext4 xfs btrfs; do
   must vmimg disk put --via nbd --mode 0600 a.qcow2 /bin/busybox /etc/new/busybox
   nothing_left
 
+  # All that is known of files, archives, and room.
+  must vmimg disk stat --via nbd a.qcow2 /dev/null /srv/www/a/b
+  said 'char-device 1, 3'
+  said 'user.a 00ff'
+  must vmimg disk get --via nbd --tar all.tar a.qcow2 /srv
+  must tar -t -f all.tar
+  said '^./www/a/b$'
+  must vmimg disk df --via nbd --json a.qcow2
+  said '"block_size": 4096'
+
   # The partition and the file system take up what the disk gets.
   must vmimg image resize -f qcow2 a.qcow2 600M
   must vmimg disk grow --via nbd a.qcow2
   said '^partition 2: 390 MiB -> 590.9 MiB$'
   said '^file system: 390 MiB -> 590.9 MiB$'
+  if [ $kind = xfs ]; then
+    must vmimg image resize -f qcow2 a.qcow2 800M
+    must vmimg disk grow --via nbd --no-fs a.qcow2
+    must vmimg disk resize --via nbd --fs 700M a.qcow2
+    said '^file system: 590.9 MiB -> 700 MiB$'
+    not 6 vmimg disk resize --via nbd --fs 600M a.qcow2
+  fi
   nothing_left
   [ "$(ls -A /tmp/host) $(cat /tmp/host/secret)" = "secret of the host" ] || fail "the host was written"
 

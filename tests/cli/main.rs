@@ -4,6 +4,7 @@ mod data_disks;
 mod disk;
 mod disk_files;
 mod disk_in_place;
+mod disk_lvm;
 mod disk_tar;
 mod domain;
 mod frame;

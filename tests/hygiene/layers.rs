@@ -9,6 +9,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("storage", &["block"]),
     ("qcow2", &["block"]),
     ("partition", &["block"]),
+    ("lvm", &["block"]),
     ("fs", &["block"]),
     ("nbd", &["block"]),
     ("image", &["block", "storage", "qcow2", "partition", "fs", "nbd"]),

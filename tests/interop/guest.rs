@@ -66,7 +66,7 @@ fn volume(folder: &Path, partition: u32, label: &str, root: &Path) -> Volume {
     Tool::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-L", label, "-E", "root_owner=0:0", "-d"]).arg(root).arg(&image).run();
     let files = Ext4::open(FileDisk::open(&image, Access::Read).unwrap()).unwrap();
     let names = VolumeNames { label: Some(String::from_utf8(files.label()).unwrap()), ..VolumeNames::default() };
-    Volume { partition, names, content: VolumeContent::Files(Arc::new(files)) }
+    Volume { partition: partition.into(), names, content: VolumeContent::Files(Arc::new(files)) }
 }
 
 /// A root, and a partition with `/var`, which the root reaches through a link.
@@ -83,7 +83,7 @@ fn guest() -> (TempDir, Guest, Tree) {
 /// Does to the files below `roots`, by partition number, what a plan says, but for owners.
 fn apply(planned: &Planned, roots: &[(u32, PathBuf)]) {
     for (partition, edits) in &planned.edits {
-        let root = &roots.iter().find(|(number, _)| number == partition).unwrap().1;
+        let root = &roots.iter().find(|(number, _)| *partition == (*number).into()).unwrap().1;
         for edit in &edits.edits {
             let path = root.join(edit.path().as_str().trim_start_matches('/'));
             match edit {
@@ -147,7 +147,7 @@ fn a_guest_on_file_systems_of_mke2fs_is_recognized() {
     assert_eq!((minion.installed, minion.enabled), (true, false));
     assert_eq!(minion.leftovers, ["/var/cache/salt/minion"]);
     let place = tree.resolve(&GuestPath::new("/var/cache/salt").unwrap()).unwrap().place;
-    assert_eq!((place.partition, place.path.as_str()), (2, "/var/cache/salt"));
+    assert_eq!((place.partition, place.path.as_str()), (2.into(), "/var/cache/salt"));
     let hidden = tree.resolve(&GuestPath::new("/boot/efi/x").unwrap()).unwrap_err();
     assert_eq!(hidden.to_string(), "`/boot/efi/x` is on LABEL=ESP, mounted at `/boot/efi`: it is not on this disk");
 }
@@ -230,7 +230,8 @@ fn the_demo_image_is_a_debian_that_can_be_planned_for() {
     let entry = table.partition(1).unwrap();
     let files = Ext4::open(Slice::open(disk, entry.range).unwrap()).unwrap();
     let names = VolumeNames { part_uuid: Some(entry.part_uuid.clone()), ..VolumeNames::default() };
-    let tree = Tree::assemble(&[Volume { partition: 1, names, content: VolumeContent::Files(Arc::new(files)) }], None).unwrap();
+    let tree =
+        Tree::assemble(&[Volume { partition: 1.into(), names, content: VolumeContent::Files(Arc::new(files)) }], None).unwrap();
     let guest = Guest::inspect(&tree).unwrap();
     assert_eq!((guest.os.family, guest.init), (Family::Debian, Init::Systemd));
     assert!(guest.cloud_init && guest.salt_minion.is_some() && guest.user("debian").is_some());

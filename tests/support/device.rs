@@ -21,6 +21,17 @@ impl Loop {
         Self { path: as_root("losetup").args(["--find", "--show"]).arg(file).run().trim().to_owned() }
     }
 
+    /// Puts the `size` bytes from `offset` of `file` behind a loop device.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    #[track_caller]
+    pub fn attach_part(file: &Path, offset: u64, size: u64) -> Self {
+        let tool = as_root("losetup").args(["--find", "--show", "--offset", &offset.to_string()]);
+        Self { path: tool.args(["--sizelimit", &size.to_string()]).arg(file).run().trim().to_owned() }
+    }
+
     /// The device's path.
     pub fn path(&self) -> &str {
         &self.path

@@ -10,6 +10,7 @@ pub mod fuzz_places;
 pub mod fuzz_server;
 pub mod host;
 pub mod libvirt;
+pub mod lvm;
 pub mod machine;
 pub mod mount;
 pub mod plan;

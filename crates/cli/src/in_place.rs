@@ -8,12 +8,14 @@
 //!
 //! Two file systems have two commit points, and a cut could come between them: changes to more than one are refused.
 
-use imgcore::block::{BlockRead, ByteRange, Change, ExtentKind, Resize, Slice, Staged, extents};
+use imgcore::block::{BlockRead, ByteRange, Change, ExtentKind, Joined, Resize, Staged, extents};
 use imgcore::fs::ext4::Commit;
 use imgcore::fs::{self};
 use imgcore::partition::{self, Growth, Table};
+use seed::guest::VolumeId;
 
 use crate::error::{CommandError, ErrorKind};
+use crate::layout::Layout;
 
 /// What is to change on a disk, as it is written in place.
 #[derive(Debug)]
@@ -23,7 +25,7 @@ pub struct InPlace<'a> {
     /// The partition that grows, and what it becomes.
     grown: Option<(u32, Growth)>,
     /// Where the file system is that changes.
-    files: Option<(ByteRange, Commit<'a>)>,
+    files: Option<(Vec<ByteRange>, Commit<'a>)>,
 }
 
 /// Why changes are not made in place.
@@ -53,25 +55,24 @@ impl<'a> InPlace<'a> {
         let disk = &longer;
         let mut files = None;
         let mut all = Vec::new();
-        for (number, range) in windows(disk, grown)? {
-            let inside: Vec<_> = changes.iter().filter_map(|change| change.within(range)?.seen_from(range.start())).collect();
-            let window = Slice::open(disk, range)?;
+        for (id, place) in windows(disk, grown)? {
+            let inside: Vec<_> = seen_in(&place, changes);
+            let window = Joined::open(disk, &place)?;
             // A unit of changes can reach into a neighbor, of which it has what is there.
             if !differ(&window, &inside)? {
                 continue;
             }
-            all.push(number.to_string());
-            files = Some((range, window, inside));
+            all.push(id.described());
+            files = Some((place, window, inside));
         }
         if all.len() > 1 {
-            let message =
-                format!("the file systems of partitions {} would change, each in a step of its own", all.join(" and "));
+            let message = format!("the file systems of {} would change, each in a step of its own", all.join(" and "));
             return Err(NotInPlace::Unsupported(
                 CommandError::new(ErrorKind::Unsupported, message).hint("change one partition at a time"),
             ));
         }
         let files = match files {
-            Some((range, window, inside)) => Some((range, Commit::plan(&window, &inside)?)),
+            Some((place, window, inside)) => Some((place, Commit::plan(&window, &inside)?)),
             None => None,
         };
         Ok(Self { size, grown, files })
@@ -93,8 +94,8 @@ impl<'a> InPlace<'a> {
                 return Err(CommandError::new(ErrorKind::Refused, "another program has changed the partition table"));
             }
         }
-        if let Some((range, commit)) = &self.files {
-            commit.run(&mut Slice::open(disk, *range)?)?;
+        if let Some((place, commit)) = &self.files {
+            commit.run(&mut Joined::open(disk, place)?)?;
         }
         Ok(())
     }
@@ -113,20 +114,33 @@ impl<'a> InPlace<'a> {
             }
         }
         match &self.files {
-            Some((range, commit)) => Ok(commit.verify(&Slice::open(disk, *range)?)?),
+            Some((place, commit)) => Ok(commit.verify(&Joined::open(disk, place)?)?),
             None => Ok(()),
         }
     }
 }
 
-/// Returns the partitions that can have a file system, with their numbers; the whole disk without a table.
-fn windows<D: BlockRead>(disk: &D, grown: Option<(u32, Growth)>) -> Result<Vec<(u32, ByteRange)>, CommandError> {
-    let Some(table) = Table::read(disk)? else {
-        return Ok(vec![(0, ByteRange::new(0, disk.size()).unwrap_or_default())]);
-    };
-    let parts = table.partitions.iter().filter(|partition| !partition.is_extended());
-    let range = |number, range| grown.filter(|(grown, _)| *grown == number).map_or(range, |(_, growth)| growth.new);
-    Ok(parts.map(|partition| (partition.number, range(partition.number, partition.range))).collect())
+/// Returns what can have a file system, and where that is; the whole disk without a table.
+fn windows<D: BlockRead>(disk: &D, grown: Option<(u32, Growth)>) -> Result<Vec<(VolumeId, Vec<ByteRange>)>, CommandError> {
+    let mut all = Layout::read(disk)?.volumes();
+    if let Some((number, growth)) = grown {
+        for (_, place) in all.iter_mut().filter(|(id, _)| *id == VolumeId::Partition(number)) {
+            *place = vec![growth.new];
+        }
+    }
+    Ok(all)
+}
+
+/// Returns the parts of `changes` that lie in `place`, as seen in the device that its ranges make one behind the other.
+fn seen_in<'a>(place: &[ByteRange], changes: &[Change<'a>]) -> Vec<Change<'a>> {
+    let mut all = Vec::new();
+    let mut before = 0_u64;
+    for range in place {
+        let inside = changes.iter().filter_map(|change| change.within(*range)?.moved(range.start(), before));
+        all.extend(inside);
+        before = before.saturating_add(range.len());
+    }
+    all
 }
 
 /// Returns whether `disk` reads otherwise than after `changes`.

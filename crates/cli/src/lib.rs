@@ -9,6 +9,7 @@
 //! domain     the description of a virtual machine, for libvirt and for QEMU
 //! hypervisor what runs a domain: libvirt, or QEMU itself
 //! mkfs       file systems and swap space, made
+//! layout     the partitions and logical volumes of a disk
 //! in_place   disks that are changed where they are
 //! attached   an image behind a device while a command works, its file systems mounted
 //! mounted    a guest's files by way of the kernel: a plan carried out and verified in a folder
@@ -38,6 +39,7 @@ pub mod files;
 pub mod hypervisor;
 pub mod in_place;
 pub mod interrupt;
+pub mod layout;
 pub mod machine;
 pub mod mkfs;
 pub mod mounted;

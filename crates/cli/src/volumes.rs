@@ -1,28 +1,44 @@
-//! What the partitions of a disk hold.
+//! What the partitions and logical volumes of a disk hold.
 
 use std::sync::Arc;
 
-use imgcore::block::{BlockRead, ByteRange, Slice};
+use imgcore::block::{BlockRead, ByteRange, Joined};
 use imgcore::fs::ext4::Ext4;
 use imgcore::image::Disk;
-use imgcore::partition::{Partition, Table};
-use seed::guest::{Volume, VolumeContent, VolumeNames};
+use imgcore::partition::Partition;
+use seed::guest::{Volume, VolumeContent, VolumeId, VolumeNames};
 
-use crate::attached::{Attached, Kind, Target};
+use crate::attached::{Attached, Kind, Target, expect, probe};
+use crate::context::Context;
 use crate::error::CommandError;
+use crate::layout::Layout;
 
-/// Returns what each partition of `disk` holds, or what the disk holds when it has no table.
+/// Returns what each volume of `disk` holds: partitions, logical volumes, or the disk when it has no table.
 ///
 /// # Errors
 ///
 /// The failure of the disk; contents that cannot be read are an [`VolumeContent::Other`].
-pub fn volumes(disk: &Arc<Disk>, table: Option<&Table>) -> Result<Vec<Volume>, CommandError> {
-    let Some(table) = table else {
-        let whole = ByteRange::new(0, disk.size()).unwrap_or_default();
-        return Ok(vec![volume(disk, 0, whole, VolumeNames::default())?]);
-    };
-    let data = table.partitions.iter().filter(|partition| !partition.is_extended());
-    data.map(|partition| volume(disk, partition.number, partition.range, names(partition))).collect()
+pub fn volumes(disk: &Arc<Disk>, layout: &Layout) -> Result<Vec<Volume>, CommandError> {
+    let mut all = Vec::new();
+    for (id, place) in layout.volumes() {
+        let names = match &id {
+            VolumeId::Partition(number) => layout.partition(*number).map(names).unwrap_or_default(),
+            VolumeId::Logical { .. } => VolumeNames::default(),
+        };
+        all.push(volume(disk, id, &place, names)?);
+    }
+    let other = |partition, reason| Volume { partition, names: VolumeNames::default(), content: VolumeContent::Other(reason) };
+    for (id, logical) in layout.logical() {
+        if let Err(reason) = &logical.place {
+            all.push(other(id, format!("it is not used: {reason}")));
+        }
+    }
+    for physical in &layout.lvm.physical {
+        if let Some(reason) = &physical.obstacle {
+            all.push(other(physical.partition.into(), format!("a physical volume of LVM, which is not used: {reason}")));
+        }
+    }
+    Ok(all)
 }
 
 fn names(partition: &Partition) -> VolumeNames {
@@ -30,8 +46,8 @@ fn names(partition: &Partition) -> VolumeNames {
     VolumeNames { part_uuid: Some(partition.part_uuid.clone()), part_label, ..VolumeNames::default() }
 }
 
-fn volume(disk: &Arc<Disk>, partition: u32, range: ByteRange, mut names: VolumeNames) -> Result<Volume, CommandError> {
-    let window = Slice::open(Arc::clone(disk), range)?;
+fn volume(disk: &Arc<Disk>, partition: VolumeId, place: &[ByteRange], mut names: VolumeNames) -> Result<Volume, CommandError> {
+    let window = Joined::open(Arc::clone(disk), place)?;
     if let Some(name) = foreign(&window)? {
         return Ok(Volume { partition, names, content: VolumeContent::Other(format!("{name}, which is not supported")) });
     }
@@ -47,20 +63,32 @@ fn volume(disk: &Arc<Disk>, partition: u32, range: ByteRange, mut names: VolumeN
     Ok(Volume { partition, names, content })
 }
 
-/// Has the kernel read what this program does not: XFS and btrfs, of the disk behind `attached`.
+/// Has the kernel read what this program does not: XFS and btrfs, of the image behind `disk`.
 ///
 /// What cannot be mounted says why. Returns the file systems that are mounted now.
-pub fn attach(volumes: &mut [Volume], attached: &Attached) -> Vec<Target> {
+///
+/// # Errors
+///
+/// The failure of the disk, and of the process that serves it.
+pub fn attach(
+    context: &Context,
+    volumes: &mut [Volume],
+    (disk, layout): (&Disk, &Layout),
+    attached: &mut Attached,
+) -> Result<Vec<Target>, CommandError> {
     let mut targets = Vec::new();
     for volume in volumes.iter_mut().filter(|volume| matches!(volume.content, VolumeContent::Other(_))) {
-        let Ok(probe) = attached.probe(volume.partition) else { continue };
-        if probe.kind == Kind::Ext {
+        let Ok(window) = layout.open(disk, &volume.partition) else { continue };
+        let Some(found) = probe(&window)?.filter(|found| found.kind != Kind::Ext) else { continue };
+        volume.names.uuid = Some(uuid::Uuid::from_bytes(found.uuid).to_string());
+        volume.names.label = found.label;
+        if let Err(error) = expect(&window, &volume.partition) {
+            volume.content = VolumeContent::Other(error.to_string());
             continue;
         }
-        volume.names.uuid = Some(uuid::Uuid::from_bytes(probe.uuid).to_string());
-        volume.names.label = probe.label;
-        let found = attached.find(volume.partition);
-        volume.content = match found.and_then(|target| attached.mount(target, false).map(|files| (target, files))) {
+        attached.add(context, &volume.partition)?;
+        let found = attached.find(&volume.partition);
+        volume.content = match found.and_then(|target| attached.mount(&target, false).map(|files| (target, files))) {
             Ok((target, files)) => {
                 targets.push(target);
                 VolumeContent::Files(Arc::new(files))
@@ -68,7 +96,7 @@ pub fn attach(volumes: &mut [Volume], attached: &Attached) -> Vec<Target> {
             Err(error) => VolumeContent::Other(error.to_string()),
         };
     }
-    targets
+    Ok(targets)
 }
 
 /// Returns what people call contents that are known not to be ext4, or `None` for those that may be.

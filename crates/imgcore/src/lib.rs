@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! image      a disk from a reference: probe, open policy, backing chain, convert
-//! storage  qcow2  partition  fs  nbd    each knows `block` alone
+//! storage  qcow2  partition  lvm  fs  nbd    each knows `block` alone
 //! block      BlockRead, BlockWrite, Resize · extents · MemoryDisk, Slice, Staged, Cursor · copy
 //! ```
 //!
@@ -25,6 +25,7 @@
 pub mod block;
 pub mod fs;
 pub mod image;
+pub mod lvm;
 pub mod nbd;
 pub mod partition;
 pub mod qcow2;

@@ -21,7 +21,7 @@ struct BtrfsResize {
     name: [u8; 4088],
 }
 
-/// Makes the file system as large as its partition, of `to` bytes. One that takes up all of it already stays as it is.
+/// Makes the file system as large as `to` bytes, which its volume has. One that is as large already stays as it is.
 #[expect(unsafe_code, reason = "rustix knows no safe form of these calls")]
 pub(super) fn grow(files: &Mounted, probe: &Probe, to: u64) -> Result<(), Errno> {
     let root = files.open_root()?;
@@ -29,7 +29,7 @@ pub(super) fn grow(files: &Mounted, probe: &Probe, to: u64) -> Result<(), Errno>
     match probe.kind {
         Kind::Btrfs => {
             let mut request = BtrfsResize { fd: 0, name: [0; 4088] };
-            for (place, byte) in request.name.iter_mut().zip(b"max") {
+            for (place, byte) in request.name.iter_mut().zip(to.to_string().as_bytes()) {
                 *place = *byte;
             }
             // SAFETY: the kernel reads a structure of this form and size, and writes nothing.

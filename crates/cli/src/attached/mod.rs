@@ -1,7 +1,7 @@
-//! An image as a block device of this machine while one command works, with its file systems mounted where nobody else sees them.
+//! Volumes of an image as block devices of this machine while one command works, with its file systems mounted where nobody else sees them.
 //!
 //! ```text
-//! server   the process that serves the image, a `vmimg nbd connect` of its own, with its keeper
+//! server   the process that serves a volume of the image, a `vmimg nbd connect` of its own, with its keeper
 //! probe    what a volume holds, and what forbids to mount it
 //! mount    a file system that has no place in any tree of files
 //! grow     the calls that make a mounted file system larger
@@ -17,7 +17,7 @@ mod mount;
 mod probe;
 mod server;
 
-pub use probe::{Kind, Probe, probe};
+pub use probe::{Kind, Probe, expect, probe};
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -26,8 +26,9 @@ use std::time::{Duration, Instant};
 use imgcore::block::BlockRead;
 use imgcore::fs::{FileKind, FileSystem, GuestPath};
 use imgcore::image::Format;
-use imgcore::nbd::attach::{self, Device};
+use imgcore::nbd::attach;
 use imgcore::storage::{self, FileDisk};
+use seed::guest::VolumeId;
 use serde::Deserialize;
 
 use self::server::Server;
@@ -58,17 +59,29 @@ pub enum Access {
     Private,
 }
 
-/// An image behind a device. When this is dropped, the device is free again; what is mounted must be dropped before.
+/// An image of which volumes are behind devices, each its own, so that this machine sees nothing else of it: no physical volume
+/// that its LVM could take for one of its own, and no second volume of a name. When this is dropped, the devices are free again;
+/// what is mounted must be dropped before.
 #[derive(Debug)]
 pub struct Attached {
-    server: Server,
+    image: Image,
+    devices: Vec<(VolumeId, Server)>,
+}
+
+/// Which image, and how it is opened.
+#[derive(Debug)]
+struct Image {
+    name: PathBuf,
+    format: Format,
+    trust: TrustArgs,
+    access: Access,
 }
 
 /// A file system on it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target {
-    /// The partition, 0 for the whole disk.
-    pub number: u32,
+    /// The partition, 0 for the whole disk, or the logical volume.
+    pub id: VolumeId,
     kind: Kind,
     uuid: [u8; 16],
     /// The subvolume of btrfs that has the root, when it is not the one that is mounted by default.
@@ -76,35 +89,46 @@ pub struct Target {
 }
 
 impl Attached {
-    /// Puts the image `name` behind a free device.
+    /// Returns the image `name`, with nothing of it behind a device yet.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Refused`] for all but root, and what `vmimg nbd connect` fails with, which has said it.
-    pub fn open(
-        context: &Context,
-        name: &Path,
-        format: Format,
-        trust: TrustArgs,
-        access: Access,
-    ) -> Result<Self, CommandError> {
+    /// [`ErrorKind::Refused`] for all but root.
+    pub fn new(context: &Context, name: &Path, format: Format, trust: TrustArgs, access: Access) -> Result<Self, CommandError> {
         if !context.is_root() {
             return Err(CommandError::new(ErrorKind::Refused, "only root may have the kernel mount an image")
                 .hint("ext4 needs no mount, and no root: leave `--via nbd` out"));
         }
-        Ok(Self { server: Server::start(context, name, format, trust, access)? })
+        Ok(Self { image: Image { name: name.to_owned(), format, trust, access }, devices: Vec::new() })
     }
 
-    /// Looks at the file system in partition `number`, 0 for the whole disk.
+    /// Puts a volume behind a free device, if it is not behind one. An image that is written has one writer: the device of another
+    /// volume is freed first, and must not be mounted any more.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`], [`ErrorKind::Unsupported`] for what is not mounted, and what the kernel says.
-    pub fn find(&self, number: u32) -> Result<Target, CommandError> {
-        let probe = self.probe(number)?;
-        let mut target = Target { number, kind: probe.kind, uuid: probe.uuid, subvolume: None };
+    /// What `vmimg nbd connect` fails with, which has said it, and as [`Attached::close`].
+    pub fn add(&mut self, context: &Context, id: &VolumeId) -> Result<(), CommandError> {
+        if self.devices.iter().any(|(known, _)| known == id) {
+            return Ok(());
+        }
+        if self.image.access == Access::Writable {
+            self.free()?;
+        }
+        self.devices.push((id.clone(), Server::start(context, &self.image, id)?));
+        Ok(())
+    }
+
+    /// Looks at the file system of a volume that was added.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] for what is not mounted, and what the kernel says.
+    pub fn find(&self, id: &VolumeId) -> Result<Target, CommandError> {
+        let probe = self.probe(id)?;
+        let mut target = Target { id: id.clone(), kind: probe.kind, uuid: probe.uuid, subvolume: None };
         if target.kind == Kind::Btrfs {
-            let files = self.mount(target, false)?;
+            let files = self.mount(&target, false)?;
             if !is_root(&files, "") {
                 target.subvolume = SUBVOLUMES.iter().find(|name| is_root(&files, name)).copied();
             }
@@ -117,64 +141,67 @@ impl Attached {
     /// # Errors
     ///
     /// [`ErrorKind::Refused`] for one that this machine has mounted already, and what the kernel says.
-    pub fn mount(&self, target: Target, writable: bool) -> Result<Mounted, CommandError> {
-        mount::mount(&self.node(target.number)?, target, writable)
+    pub fn mount(&self, target: &Target, writable: bool) -> Result<Mounted, CommandError> {
+        mount::mount(&self.node(&target.id)?, target, writable)
     }
 
-    /// Gives a file system that is mounted all of its partition. Returns its size in bytes before.
+    /// Gives a file system that is mounted `to` bytes, or all of its volume. Returns its size in bytes before.
     ///
     /// # Errors
     ///
-    /// What the kernel says.
-    pub fn grow(&self, target: Target, files: &Mounted) -> Result<u64, CommandError> {
-        let node = FileDisk::open(&self.node(target.number)?, storage::Access::Read)?;
-        let probe = probe::expect(&node, target.number)?;
-        let to = node.size();
+    /// [`ErrorKind::Refused`] for a smaller size, and one that the volume does not have; what the kernel says.
+    pub fn grow(&self, target: &Target, files: &Mounted, to: Option<u64>) -> Result<u64, CommandError> {
+        let node = FileDisk::open(&self.node(&target.id)?, storage::Access::Read)?;
+        let probe = probe::expect(&node, &target.id)?;
+        let space = node.size();
         drop(node);
-        grow::grow(files, &probe, to)
+        if let Some(to) = to.filter(|to| *to < probe.size || *to > space) {
+            let message = format!("a file system of {} bytes in {space} cannot become one of {to}", probe.size);
+            return Err(CommandError::new(ErrorKind::Refused, message)
+                .hint("it can become larger, up to the size of its partition; `vmimg disk grow --no-fs` makes that larger"));
+        }
+        grow::grow(files, &probe, to.unwrap_or(space))
             .map_err(|error| CommandError::io(format!("the kernel cannot grow {}", target.kind), error.into()))?;
         Ok(probe.size)
     }
 
-    /// Returns what partition `number` holds.
+    /// Returns what a volume that was added holds.
     ///
     /// # Errors
     ///
     /// As [`Attached::find`].
-    pub fn probe(&self, number: u32) -> Result<Probe, CommandError> {
-        probe::expect(&FileDisk::open(&self.node(number)?, storage::Access::Read)?, number)
+    pub fn probe(&self, id: &VolumeId) -> Result<Probe, CommandError> {
+        probe::expect(&FileDisk::open(&self.node(id)?, storage::Access::Read)?, id)
     }
 
-    /// Frees the device, with everything that was written durable in the image.
+    /// Frees the devices, with everything that was written durable in the image.
     ///
     /// # Errors
     ///
-    /// When the device is in use, and when not everything could be written.
-    pub fn close(self) -> Result<(), CommandError> {
-        let device = self.server.device();
-        let begun = Instant::now();
-        while let Err(error) = device.claim() {
-            if !matches!(error, attach::Error::InUse(_)) || begun.elapsed() > PATIENCE {
-                return Err(error.into());
-            }
-            // Who looks at every new device, as udev does, is done soon.
-            thread::sleep(PAUSE);
-        }
-        self.server.close()
+    /// When a device is in use, and when not everything could be written.
+    pub fn close(mut self) -> Result<(), CommandError> {
+        self.free()
     }
 
-    /// Returns the node of a partition.
-    fn node(&self, number: u32) -> Result<PathBuf, CommandError> {
-        let device: Device = self.server.device();
-        if number == 0 {
-            return Ok(device.path());
+    fn free(&mut self) -> Result<(), CommandError> {
+        for (_, server) in std::mem::take(&mut self.devices) {
+            let begun = Instant::now();
+            while let Err(error) = server.device().claim() {
+                if !matches!(error, attach::Error::InUse(_)) || begun.elapsed() > PATIENCE {
+                    return Err(error.into());
+                }
+                // Who looks at every new device, as udev does, is done soon.
+                thread::sleep(PAUSE);
+            }
+            server.close()?;
         }
-        let found = device.partitions().into_iter().find(|partition| partition.number == number);
-        let missing = || {
-            let message = format!("the kernel finds no partition {number} on `{}`", device.path().display());
-            CommandError::new(ErrorKind::NotFound, message).hint("the nbd driver makes partitions when its `max_part` is not 0")
-        };
-        found.map(|partition| partition.path).ok_or_else(missing)
+        Ok(())
+    }
+
+    /// Returns the node of a volume.
+    fn node(&self, id: &VolumeId) -> Result<PathBuf, CommandError> {
+        let found = self.devices.iter().find(|(known, _)| known == id).map(|(_, server)| server.device().path());
+        found.ok_or_else(|| CommandError::new(ErrorKind::Unexpected, format!("{} is behind no device", id.described())))
     }
 }
 

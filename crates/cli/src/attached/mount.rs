@@ -13,7 +13,7 @@ use crate::mounted::Mounted;
 /// Mounts the file system on `node`, and nowhere: files of it are reached by what this returns alone.
 ///
 /// Its type is said and its device is named, so that neither a table of the host's nor a name that the guest has chosen decides.
-pub(super) fn mount(node: &Path, target: Target, writable: bool) -> Result<Mounted, CommandError> {
+pub(super) fn mount(node: &Path, target: &Target, writable: bool) -> Result<Mounted, CommandError> {
     refuse_twin(node, target)?;
     let kind = target.kind;
     let driver = fsopen(kind.driver(), FsOpenFlags::FSOPEN_CLOEXEC).map_err(|error| {
@@ -62,7 +62,7 @@ pub(super) fn mount(node: &Path, target: Target, writable: bool) -> Result<Mount
 
 /// Refuses a btrfs of which this machine has one mounted with the same UUID, from another device: the kernel would take one for
 /// the other.
-fn refuse_twin(node: &Path, target: Target) -> Result<(), CommandError> {
+fn refuse_twin(node: &Path, target: &Target) -> Result<(), CommandError> {
     let uuid = uuid::Uuid::from_bytes(target.uuid);
     let known = Path::new("/sys/fs/btrfs").join(uuid.to_string());
     if target.kind != Kind::Btrfs || !known.exists() {

@@ -1,6 +1,7 @@
 use std::fmt;
 
 use imgcore::block::BlockRead;
+use seed::guest::VolumeId;
 
 use crate::error::{CommandError, ErrorKind};
 use crate::volumes::{BTRFS, EXT, LVM, XFS, known_content};
@@ -78,10 +79,14 @@ pub fn probe(volume: &dyn BlockRead) -> Result<Option<Probe>, CommandError> {
     })
 }
 
-/// Returns what partition `number` holds, which must be something to mount.
-pub(super) fn expect(volume: &dyn BlockRead, number: u32) -> Result<Probe, CommandError> {
+/// Returns what the volume `id` holds, which must be something to mount.
+///
+/// # Errors
+///
+/// [`ErrorKind::Unsupported`] says what it is, and the failure of the disk.
+pub fn expect(volume: &dyn BlockRead, id: &VolumeId) -> Result<Probe, CommandError> {
     let unsupported = |what: String| {
-        let place = if number == 0 { "the disk".to_owned() } else { format!("partition {number}") };
+        let place = if *id == VolumeId::Partition(0) { "the disk".to_owned() } else { id.described() };
         CommandError::new(ErrorKind::Unsupported, format!("{place} {what}"))
     };
     let Some(probe) = probe(volume)? else {
@@ -91,7 +96,7 @@ pub(super) fn expect(volume: &dyn BlockRead, number: u32) -> Result<Probe, Comma
             content.unwrap_or("no known file system")
         ));
         return Err(match content {
-            Some(LVM) => error.hint("volumes of LVM are not activated: their names may be this machine's own"),
+            Some(LVM) => error.hint("`--partition GROUP/NAME` is a logical volume in it"),
             _ => error,
         });
     };
@@ -201,19 +206,19 @@ mod tests {
     #[test]
     fn what_would_have_the_kernel_open_other_devices_is_refused() {
         let ext = |journal: u32| disk(&[(1080, &[0x53, 0xEF]), (1024 + 0x5C, &[4]), (1024 + 0xE0, &journal.to_le_bytes())]);
-        assert_eq!(expect(&ext(8), 1).unwrap().kind, Kind::Ext);
-        assert!(expect(&ext(0), 1).unwrap_err().to_string().contains("journal on another device"));
+        assert_eq!(expect(&ext(8), &1.into()).unwrap().kind, Kind::Ext);
+        assert!(expect(&ext(0), &1.into()).unwrap_err().to_string().contains("journal on another device"));
         let btrfs = |devices: u8| disk(&[(65600, b"_BHRfS_M"), (65536 + 136, &[devices]), (65536 + 32, &[7; 16])]);
         assert_eq!(probe(&btrfs(1)).unwrap().unwrap().uuid, [7; 16]);
-        assert!(expect(&btrfs(2), 1).unwrap_err().to_string().contains("spans 2 devices"));
+        assert!(expect(&btrfs(2), &1.into()).unwrap_err().to_string().contains("spans 2 devices"));
         let xfs = |log: u8| disk(&[(0, b"XFSB"), (55, &[log]), (108, b"root")]);
         assert_eq!(probe(&xfs(1)).unwrap().unwrap().label.as_deref(), Some("root"));
-        assert!(expect(&xfs(0), 0).unwrap_err().to_string().starts_with("the disk has XFS, which has its log"));
+        assert!(expect(&xfs(0), &0.into()).unwrap_err().to_string().starts_with("the disk has XFS, which has its log"));
     }
 
     #[test]
-    fn volumes_of_lvm_are_refused_by_name() {
-        let error = expect(&disk(&[(512, b"LABELONE")]), 3).unwrap_err();
+    fn a_physical_volume_is_no_file_system() {
+        let error = expect(&disk(&[(512, b"LABELONE")]), &3.into()).unwrap_err();
         assert!(error.to_string().starts_with("partition 3 has LVM"), "{error}");
     }
 }

@@ -3,14 +3,13 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 use std::thread::{self, JoinHandle};
 
-use imgcore::image::Format;
 use imgcore::nbd::attach::Device;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use seed::guest::VolumeId;
 
-use super::Access;
+use super::{Access, Image};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
-use crate::open::TrustArgs;
 use crate::tool::Tool;
 
 /// The process that serves an image. It ends, and frees the device, when this is dropped or this process is gone.
@@ -25,25 +24,22 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts to serve the image `name`, and waits for the device and its partitions.
-    pub(super) fn start(
-        context: &Context,
-        name: &Path,
-        format: Format,
-        trust: TrustArgs,
-        access: Access,
-    ) -> Result<Self, CommandError> {
+    /// Starts to serve the volume `id` of an image, and waits for the device.
+    pub(super) fn start(context: &Context, image: &Image, id: &VolumeId) -> Result<Self, CommandError> {
         let mut tool = Tool::own(context)?.args(["nbd", "connect", "--foreground", "--attend", "--format"]);
-        tool = tool.arg(format.to_string());
-        tool = match access {
+        tool = tool.arg(image.format.to_string());
+        tool = match image.access {
             Access::Writable => tool,
             Access::ReadOnly => tool.arg("--read-only"),
             Access::Private => tool.arg("--cow"),
         };
-        if trust.untrusted {
+        if image.trust.untrusted {
             tool = tool.arg("--untrusted");
         }
-        let mut child = tool.arg("--").arg(name).folder(&context.absolute(Path::new(""))).converse(Stdio::piped())?;
+        if *id != VolumeId::Partition(0) {
+            tool = tool.args(["--partition", &id.to_string()]);
+        }
+        let mut child = tool.arg("--").arg(&image.name).folder(&context.absolute(Path::new(""))).converse(Stdio::piped())?;
         let (input, mut output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let said = thread::spawn(move || {
             let mut said = Vec::new();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use seed::guest::VolumeId;
 use seed::plan::{HostKeys, MachineId, SeedFile, SeedMinion, SeedUser};
 
 use crate::attached::Via;
@@ -91,9 +92,9 @@ struct BaseArgs {
     /// A further disk with swap space
     #[arg(long, value_name = "SIZE")]
     swap: Option<Size>,
-    /// The partition with the root file system, where it cannot be told
+    /// The root's partition, or GROUP/NAME on LVM, where it cannot be told
     #[arg(long, value_name = "N")]
-    partition: Option<u32>,
+    partition: Option<VolumeId>,
     /// Who reads and writes the guest's file systems
     #[arg(long, value_name = "WAY", value_enum, default_value_t)]
     via: Via,
@@ -271,7 +272,7 @@ fn from_arguments(args: &Args) -> Result<Vec<Request>, CommandError> {
         overwrite: args.base.force,
         ephemeral: args.base.ephemeral.clone(),
         swap: args.base.swap,
-        partition: args.base.partition,
+        partition: args.base.partition.clone(),
         via: args.base.via,
         memory: args.hardware.memory,
         vcpus: args.hardware.vcpus,

@@ -49,7 +49,7 @@ impl From<guest::Error> for CommandError {
     fn from(error: guest::Error) -> Self {
         let (kind, hint) = match error {
             guest::Error::FileSystem { partition, source } => {
-                return Self::from(source).context(format!("partition {partition} of the guest cannot be read"));
+                return Self::from(source).context(format!("{} of the guest cannot be read", partition.described()));
             }
             guest::Error::NoRoot(_) => {
                 (ErrorKind::Unsupported, Some("the root must be ext4; `vmimg disk inspect` says what is there"))

@@ -3,6 +3,7 @@
 //! ```text
 //! resolve    paths, one name after the other; links are followed here, never by the kernel
 //! view       reading
+//! about      attributes, nodes and room
 //! editor     one step of a plan at a time, each as `fs::ext4::Editor` does it
 //!   kept     what the kernel takes away from a file that is changed, and that stays
 //!   removal  folders with all that is in them
@@ -13,6 +14,7 @@
 //! that is open and one name in it, and no call follows a link: nothing leads out of the mount. Device nodes, FIFOs and sockets
 //! are never opened.
 
+mod about;
 mod contents;
 mod editor;
 mod error;

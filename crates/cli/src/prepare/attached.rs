@@ -17,22 +17,24 @@ pub(super) fn change(plan: &Plan, disk: &StagedDisk, staging: &Staging, context:
     }
     let path = staging.path().join(DISK_FILE);
     // The overlay is our own, and the base that it names was opened trusting nothing.
-    let open = |access| Attached::open(context, &path, Format::Qcow2, TrustArgs::OWN, access);
-    let attached = open(Access::Writable)?;
+    let new = |access| Attached::new(context, &path, Format::Qcow2, TrustArgs::OWN, access);
+    let mut attached = new(Access::Writable)?;
     let mut sizes = Vec::new();
     for (target, grows, edits) in &disk.left {
-        let files = attached.mount(*target, true)?;
-        sizes.push(if *grows { attached.grow(*target, &files)? } else { 0 });
+        attached.add(context, &target.id)?;
+        let files = attached.mount(target, true)?;
+        sizes.push(if *grows { attached.grow(target, &files, None)? } else { 0 });
         files.apply(edits, plan.now, || context.interrupt().check())?;
         files.sync()?;
     }
     attached.close()?;
-    let attached = open(Access::ReadOnly)?;
+    let mut attached = new(Access::ReadOnly)?;
     for ((target, _, edits), old) in disk.left.iter().zip(sizes) {
-        if attached.probe(target.number)?.size < old {
+        attached.add(context, &target.id)?;
+        if attached.probe(&target.id)?.size < old {
             return Err(CommandError::new(ErrorKind::Storage, "the file system does not read back as it was grown"));
         }
-        attached.mount(*target, false)?.verify(edits)?;
+        attached.mount(target, false)?.verify(edits)?;
     }
     attached.close()
 }

@@ -1,8 +1,6 @@
 use std::sync::Arc;
 
-use imgcore::block::{BlockRead, ByteRange};
 use imgcore::image::{self, Disk, Format, OpenOptions, OpenPolicy};
-use imgcore::partition::Table;
 use seed::guest::{Guest, Tree};
 
 use super::Settings;
@@ -11,6 +9,7 @@ use crate::context::Context;
 use crate::domain::DiskFormat;
 use crate::error::{CommandError, ErrorKind};
 use crate::files::digest;
+use crate::layout::Layout;
 use crate::machine::{FileIdentity, Root};
 use crate::open::TrustArgs;
 use crate::store::{self, BaseImage};
@@ -23,8 +22,8 @@ pub(super) struct Base {
     pub(super) image: BaseImage,
     /// Its disk.
     pub(super) disk: Arc<Disk>,
-    /// The partition table, or `None` for a disk that is one file system.
-    pub(super) table: Option<Table>,
+    /// Its partitions and logical volumes.
+    pub(super) layout: Layout,
     /// The guest.
     pub(super) guest: Guest,
     /// The file systems that the kernel reads and writes.
@@ -37,7 +36,7 @@ pub(super) struct Opened {
     pub(super) base: Arc<Base>,
     /// The files of the guest.
     pub(super) tree: Tree,
-    /// The device of those that the kernel reads: they are gone before it.
+    /// The devices of those that the kernel reads: they are gone before these.
     pub(super) attached: Option<Attached>,
 }
 
@@ -58,17 +57,18 @@ impl Opened {
         };
         let options = OpenOptions { format: Some(format), policy: OpenPolicy::Nothing, ..OpenOptions::default() };
         let disk = Arc::new(image::open(&image.path, &options)?);
-        let table = Table::read(&*disk)?;
-        let mut volumes = volumes(&disk, table.as_ref())?;
+        let layout = Layout::read(&*disk)?;
+        let mut volumes = volumes(&disk, &layout)?;
         let (mut attached, mut mounted) = (None, Vec::new());
         if settings.via == Via::Nbd {
-            let device = Attached::open(context, &image.path, format, TrustArgs { untrusted: true }, Access::Private)?;
-            mounted = attach(&mut volumes, &device);
-            attached = Some(device);
+            let trust = TrustArgs { untrusted: true };
+            let mut devices = Attached::new(context, &image.path, format, trust, Access::Private)?;
+            mounted = attach(context, &mut volumes, (&disk, &layout), &mut devices)?;
+            attached = Some(devices);
         }
-        let tree = Tree::assemble(&volumes, settings.partition)?;
+        let tree = Tree::assemble(&volumes, settings.partition.as_ref())?;
         let guest = Guest::inspect(&tree)?;
-        Ok(Self { base: Arc::new(Base { image, disk, table, guest, mounted }), tree, attached })
+        Ok(Self { base: Arc::new(Base { image, disk, layout, guest, mounted }), tree, attached })
     }
 
     /// Returns the base, with its files out of reach and no device behind it.
@@ -82,14 +82,6 @@ impl Opened {
 }
 
 impl Base {
-    /// Returns where the partition `number` is, and the whole disk for 0.
-    pub(super) fn partition(&self, number: u32) -> Option<ByteRange> {
-        match &self.table {
-            None => ByteRange::new(0, self.disk.size()),
-            Some(table) => table.partition(number).map(|partition| partition.range),
-        }
-    }
-
     /// Fails when the file is not what it was when it was opened.
     pub(super) fn check_unchanged(&self) -> Result<(), CommandError> {
         let cannot = |error| CommandError::io(format!("cannot look at `{}`", self.image.path.display()), error);

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
+use seed::guest::VolumeId;
 use seed::plan::Note;
 
 use super::base::Opened;
@@ -35,7 +36,7 @@ pub struct Outcome {
 }
 
 /// What must be equal for two machines to share an opened base.
-type BaseKey = (Option<String>, Option<DiskFormat>, Option<String>, Option<u32>, Via);
+type BaseKey = (Option<String>, Option<DiskFormat>, Option<String>, Option<VolumeId>, Via);
 
 impl<'a> Fleet<'a> {
     /// Returns the fleet whose machines are made in `root`; with a seed value everything random follows from it and the names.
@@ -126,7 +127,7 @@ impl<'a> Fleet<'a> {
     }
 
     fn base(&self, settings: &Settings) -> Result<Arc<Opened>, CommandError> {
-        let key = (settings.image.clone(), settings.format, settings.sha256.clone(), settings.partition, settings.via);
+        let key = (settings.image.clone(), settings.format, settings.sha256.clone(), settings.partition.clone(), settings.via);
         // Held while a base is opened: the others of the fleet wait for it rather than open it as well.
         let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, base)) = bases.iter().find(|(known, _)| *known == key) {

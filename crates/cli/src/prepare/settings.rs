@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use seed::guest::VolumeId;
 use seed::identity::MacAddress;
 use seed::network::Interface;
 use seed::plan::Seed;
@@ -43,8 +44,8 @@ pub struct Settings {
     pub ephemeral: Vec<Ephemeral>,
     /// The size of a disk of swap space.
     pub swap: Option<Size>,
-    /// The partition with the guest's root file system, where it cannot be told.
-    pub partition: Option<u32>,
+    /// The partition or logical volume with the guest's root file system, where it cannot be told.
+    pub partition: Option<VolumeId>,
     /// Who reads and writes the guest's file systems.
     pub via: Via,
     /// Memory; 1 GiB otherwise.

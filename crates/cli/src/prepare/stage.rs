@@ -7,13 +7,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use imgcore::block::{BlockRead, ByteRange, Change, Resize, Slice, Staged};
+use imgcore::block::{BlockRead, ByteRange, Change, Joined, Resize, Staged};
 use imgcore::fs::EditPlan;
 use imgcore::fs::ext4::{self, Editor, Timestamp};
 use imgcore::image::Disk;
 use imgcore::partition;
 use imgcore::qcow2::{self, Content, CreateOptions, NewBacking};
 use imgcore::storage::{Access, FileDisk};
+use seed::guest::VolumeId;
 use seed::iso::{self, VolumeLabel};
 use sha2::{Digest, Sha256};
 
@@ -22,6 +23,7 @@ use crate::attached::Target;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::files::hex;
+use crate::layout::not_grown;
 use crate::machine::{BaseRecord, DiskRecord, GuestRecord, Machine, SeedRecord, Staging, State};
 
 /// A machine's disk before it is written: the base with every change in memory.
@@ -29,8 +31,8 @@ use crate::machine::{BaseRecord, DiskRecord, GuestRecord, Machine, SeedRecord, S
 pub(super) struct StagedDisk {
     /// The base below its changes.
     pub(super) disk: Staged<Arc<Disk>>,
-    /// Where the partitions are that have been edited, with what was done to them.
-    pub(super) edited: Vec<(ByteRange, EditPlan)>,
+    /// Where the volumes are that have been edited, with what was done to them.
+    pub(super) edited: Vec<(Vec<ByteRange>, EditPlan)>,
     /// The file systems that the kernel is to change once they are in the overlay, whether they grow, and their edits.
     pub(super) left: Vec<(Target, bool, EditPlan)>,
 }
@@ -38,7 +40,7 @@ pub(super) struct StagedDisk {
 /// Grows and edits the disk in memory. It is verified once it has been written, by reading it back.
 pub(super) fn disk(plan: &Plan, base: &Base, context: &Context) -> Result<StagedDisk, CommandError> {
     let now = Timestamp { secs: plan.now, nanos: 0 };
-    let root = base.guest.root_partition;
+    let root = &base.guest.root_partition;
     let mut disk = Staged::new(Arc::clone(&base.disk));
     if plan.grows {
         disk.resize(plan.size)?;
@@ -46,19 +48,18 @@ pub(super) fn disk(plan: &Plan, base: &Base, context: &Context) -> Result<Staged
     let (mut edited, mut left) = (Vec::new(), Vec::new());
     let mut edits = plan.planned.edits.clone();
     // The root is there even without an edit: it may grow.
-    edits.entry(root).or_default();
-    for (number, edits) in edits {
+    edits.entry(root.clone()).or_default();
+    for (id, edits) in edits {
         context.interrupt().check()?;
-        let mut range = base.partition(number).ok_or_else(|| missing(number))?;
-        if plan.grows && number == root {
-            range = grow_partition(&mut disk, base, number)?;
-        }
-        if let Some(target) = base.mounted.iter().find(|target| target.number == number) {
-            left.push((*target, plan.grows && number == root, edits));
+        base.layout.refuse_read_only(&id)?;
+        let grows = plan.grows && id == *root;
+        let place = if grows { grow_partition(&mut disk, base, &id)? } else { base.layout.place(&id)? };
+        if let Some(target) = base.mounted.iter().find(|target| target.id == id) {
+            left.push((target.clone(), grows, edits));
             continue;
         }
-        let mut window = Slice::open(&mut disk, range)?;
-        if plan.grows && number == root {
+        let mut window = Joined::open(&mut disk, &place)?;
+        if grows {
             ext4::grow(&mut window)?;
         }
         if !edits.edits.is_empty() {
@@ -66,21 +67,18 @@ pub(super) fn disk(plan: &Plan, base: &Base, context: &Context) -> Result<Staged
             editor.apply(&edits)?;
             editor.finish()?;
         }
-        edited.push((range, edits));
+        edited.push((place, edits));
     }
     Ok(StagedDisk { disk, edited, left })
 }
 
-/// Grows the partition `number` on the enlarged disk and returns where it is.
-fn grow_partition(disk: &mut Staged<Arc<Disk>>, base: &Base, number: u32) -> Result<ByteRange, CommandError> {
-    if base.table.is_none() {
-        return ByteRange::new(0, disk.size()).ok_or_else(|| missing(number));
+/// Grows the partition `id` on the enlarged disk and returns where it is.
+fn grow_partition(disk: &mut Staged<Arc<Disk>>, base: &Base, id: &VolumeId) -> Result<Vec<ByteRange>, CommandError> {
+    match id {
+        VolumeId::Partition(_) if base.layout.table.is_none() => Ok(vec![ByteRange::new(0, disk.size()).unwrap_or_default()]),
+        VolumeId::Partition(number) => Ok(vec![partition::grow(disk, *number)?.new]),
+        VolumeId::Logical { .. } => Err(not_grown(id).hint("without `--size`, the disk keeps its size")),
     }
-    Ok(partition::grow(disk, number)?.new)
-}
-
-fn missing(number: u32) -> CommandError {
-    CommandError::new(ErrorKind::Unexpected, format!("the disk has no partition {number}"))
 }
 
 /// Writes the files of the machine into its hidden folder and returns its record.

@@ -2,7 +2,7 @@
 
 use std::thread::{self, ScopedJoinHandle};
 
-use imgcore::block::{BlockRead, ByteRange, Change, Slice, Staged, extents};
+use imgcore::block::{BlockRead, ByteRange, Change, Joined, Staged, extents};
 use imgcore::fs::ext4;
 use imgcore::image::{self, Disk, Format, OpenOptions, OpenPolicy};
 use imgcore::partition::Table;
@@ -50,8 +50,8 @@ pub(super) fn files(
 /// Reads the partition table, the file systems with every planned path, the data disks, and the seed.
 fn meaning(plan: &Plan, disk: &Disk, staged: &StagedDisk, staging: &Staging) -> Result<(), CommandError> {
     let _sound: Option<Table> = Table::read(disk)?;
-    for (range, edits) in &staged.edited {
-        ext4::verify(&Slice::open(disk, *range)?, edits)?;
+    for (place, edits) in &staged.edited {
+        ext4::verify(&Joined::open(disk, place)?, edits)?;
     }
     for data in &plan.data {
         let disk = data.open(staging.path())?;

@@ -27,15 +27,14 @@ impl<'a> Change<'a> {
         })
     }
 
-    /// Returns it as seen from `start`, which does not lie behind it.
+    /// Returns it as far from `to` as it is from `start`, which does not lie behind it.
     #[must_use]
-    pub fn seen_from(&self, start: u64) -> Option<Change<'a>> {
+    pub fn moved(&self, start: u64, to: u64) -> Option<Change<'a>> {
+        let moved = |offset: u64| offset.checked_sub(start)?.checked_add(to);
         Some(match self {
-            Self::Data(offset, bytes) => Change::Data(offset.checked_sub(start)?, bytes),
-            Self::Zeroes(range) => Change::Zeroes(ByteRange::at(range.start().checked_sub(start)?, range.len())?),
-            Self::Source(range, disk, from) => {
-                Change::Source(ByteRange::at(range.start().checked_sub(start)?, range.len())?, disk, *from)
-            }
+            Self::Data(offset, bytes) => Change::Data(moved(*offset)?, bytes),
+            Self::Zeroes(range) => Change::Zeroes(ByteRange::at(moved(range.start())?, range.len())?),
+            Self::Source(range, disk, from) => Change::Source(ByteRange::at(moved(range.start())?, range.len())?, disk, *from),
         })
     }
 

@@ -1,6 +1,6 @@
 use imgcore::fs::{self, GuestPath};
 
-use super::ReadOnlyRoot;
+use super::{ReadOnlyRoot, VolumeId};
 
 /// The failure to understand a guest, or to reach one of its files.
 #[derive(Debug, thiserror::Error)]
@@ -10,8 +10,8 @@ pub enum Error {
     #[error("no root file system found on the disk: {0}")]
     NoRoot(String),
     /// More than one file system looks like a root.
-    #[error("partitions {0:?} all look like a root file system; name the one to use")]
-    SeveralRoots(Vec<u32>),
+    #[error("{} all look like a root file system; name the one to use", names(.0))]
+    SeveralRoots(Vec<VolumeId>),
     /// The root is not changed by writing files into it.
     #[error("{0} keeps its root read-only: files written into it would be lost or ignored")]
     ReadOnly(ReadOnlyRoot),
@@ -40,11 +40,16 @@ pub enum Error {
     #[error("`{0}` is not a regular file in the guest")]
     NotFile(GuestPath),
     /// A file system of the guest cannot be read.
-    #[error("partition {partition} of the guest cannot be read")]
+    #[error("{} of the guest cannot be read", partition.described())]
     FileSystem {
-        /// The number of the partition, 0 for a disk without a partition table.
-        partition: u32,
+        /// The partition or logical volume.
+        partition: VolumeId,
         /// Why.
         source: fs::Error,
     },
+}
+
+/// Returns what messages call several volumes.
+fn names(all: &[VolumeId]) -> String {
+    all.iter().map(VolumeId::described).collect::<Vec<_>>().join(" and ")
 }

@@ -49,6 +49,7 @@ impl FakeFiles {
 
     /// The only volume of a disk, as partition 1.
     pub(crate) fn volume(self, partition: u32, label: &str) -> Volume {
+        let partition = partition.into();
         let names = VolumeNames { label: Some(label.to_owned()), ..VolumeNames::default() };
         Volume { partition, names, content: VolumeContent::Files(Arc::new(self)) }
     }

@@ -12,6 +12,7 @@ mod selinux;
 mod services;
 mod tree;
 mod volume;
+mod volume_id;
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -29,6 +30,7 @@ pub use selinux::{Selinux, SelinuxMode};
 pub use services::{Init, Network, SshServer};
 pub use tree::{Place, Resolved, Tree};
 pub use volume::{Volume, VolumeContent, VolumeNames};
+pub use volume_id::{NoVolumeId, VolumeId};
 
 pub(crate) use account::{Group, decode_groups, decode_passwd};
 
@@ -36,8 +38,8 @@ pub(crate) use account::{Group, decode_groups, decode_passwd};
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Guest {
-    /// The root's partition number, 0 for a disk without a partition table.
-    pub root_partition: u32,
+    /// The partition or logical volume with the root.
+    pub root_partition: VolumeId,
     /// What is mounted where, by the guest's fstab.
     pub mounts: Vec<MountPoint>,
     /// The operating system.
@@ -67,8 +69,8 @@ pub struct MountPoint {
     pub path: String,
     /// What the guest's fstab calls it.
     pub device: String,
-    /// Its partition number, or `None` when files below `path` cannot be reached.
-    pub partition: Option<u32>,
+    /// The partition or logical volume, or `None` when files below `path` cannot be reached.
+    pub partition: Option<VolumeId>,
 }
 
 impl Guest {
@@ -88,7 +90,11 @@ impl Guest {
             root_partition: tree.root_partition(),
             mounts: tree
                 .mounts()
-                .map(|(path, device, partition)| MountPoint { path: path.to_string(), device: device.to_owned(), partition })
+                .map(|(path, device, partition)| MountPoint {
+                    path: path.to_string(),
+                    device: device.to_owned(),
+                    partition: partition.cloned(),
+                })
                 .collect(),
             os,
             hostname: hostname(tree)?,

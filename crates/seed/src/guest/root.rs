@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imgcore::fs::{self, FileSystem, GuestPath};
 use serde::Serialize;
 
-use super::{Error, Volume, VolumeContent};
+use super::{Error, Volume, VolumeContent, VolumeId};
 
 /// A kind of system whose root is put together at boot from somewhere else.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -30,28 +30,28 @@ impl std::fmt::Display for ReadOnlyRoot {
     }
 }
 
-/// Returns the partition and file system of the root.
-pub(super) fn find(volumes: &[Volume], wanted: Option<u32>) -> Result<(u32, Arc<dyn FileSystem>), Error> {
+/// Returns the volume and file system of the root.
+pub(super) fn find(volumes: &[Volume], wanted: Option<&VolumeId>) -> Result<(VolumeId, Arc<dyn FileSystem>), Error> {
     if volumes.iter().any(|volume| volume.names.part_label.as_deref() == Some("USR-A")) {
         return Err(Error::ReadOnly(ReadOnlyRoot::Flatcar));
     }
     let mut roots = Vec::new();
-    for volume in volumes.iter().filter(|volume| wanted.is_none_or(|wanted| volume.partition == wanted)) {
+    for volume in volumes.iter().filter(|volume| wanted.is_none_or(|wanted| volume.partition == *wanted)) {
         let VolumeContent::Files(files) = &volume.content else { continue };
-        let probe = Probe { partition: volume.partition, files: files.as_ref() };
+        let probe = Probe { partition: &volume.partition, files: files.as_ref() };
         if probe.any(&["/ostree/repo", "/ostree/deploy", "/sysroot/ostree", "/composefs"])? {
             return Err(Error::ReadOnly(ReadOnlyRoot::Ostree));
         }
         if probe.is_root()? {
-            roots.push((volume.partition, Arc::clone(files)));
+            roots.push((volume.partition.clone(), Arc::clone(files)));
         }
     }
     if roots.len() > 1 {
         // The one whose own fstab mounts it as `/` is meant; the others are copies or rescue systems.
         let own: Vec<_> =
-            roots.iter().filter(|(partition, files)| mounts_itself(volumes, *partition, files.as_ref())).cloned().collect();
+            roots.iter().filter(|(partition, files)| mounts_itself(volumes, partition, files.as_ref())).cloned().collect();
         if own.len() != 1 {
-            return Err(Error::SeveralRoots(roots.iter().map(|(partition, _)| *partition).collect()));
+            return Err(Error::SeveralRoots(roots.iter().map(|(partition, _)| partition.clone()).collect()));
         }
         roots = own;
     }
@@ -70,7 +70,7 @@ pub(super) fn read_only(id: &str) -> Option<ReadOnlyRoot> {
 }
 
 struct Probe<'a> {
-    partition: u32,
+    partition: &'a VolumeId,
     files: &'a dyn FileSystem,
 }
 
@@ -85,17 +85,17 @@ impl Probe<'_> {
             match self.files.symlink_metadata(&path) {
                 Ok(_) => return Ok(true),
                 Err(fs::Error::NotFound(_) | fs::Error::WrongKind { .. } | fs::Error::TooManyLinks(_)) => {}
-                Err(source) => return Err(Error::FileSystem { partition: self.partition, source }),
+                Err(source) => return Err(Error::FileSystem { partition: self.partition.clone(), source }),
             }
         }
         Ok(false)
     }
 }
 
-fn mounts_itself(volumes: &[Volume], partition: u32, files: &dyn FileSystem) -> bool {
+fn mounts_itself(volumes: &[Volume], partition: &VolumeId, files: &dyn FileSystem) -> bool {
     let table = GuestPath::new("/etc/fstab").ok().and_then(|path| files.read(&path, 1 << 20).ok()).unwrap_or_default();
     super::fstab::decode(&table).iter().any(|entry| {
-        entry.mount_point == "/" && volumes.iter().any(|volume| volume.partition == partition && volume.is(&entry.spec))
+        entry.mount_point == "/" && volumes.iter().any(|volume| volume.partition == *partition && volume.is(&entry.spec))
     })
 }
 
@@ -103,8 +103,8 @@ fn summary(volumes: &[Volume]) -> String {
     let others: Vec<_> = volumes
         .iter()
         .map(|volume| match &volume.content {
-            VolumeContent::Files(_) => format!("partition {} holds no operating system", volume.partition),
-            VolumeContent::Other(reason) => format!("partition {}: {reason}", volume.partition),
+            VolumeContent::Files(_) => format!("{} holds no operating system", volume.partition.described()),
+            VolumeContent::Other(reason) => format!("{}: {reason}", volume.partition.described()),
         })
         .collect();
     if others.is_empty() { "it has no file systems".to_owned() } else { others.join("; ") }

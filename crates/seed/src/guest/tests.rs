@@ -2,7 +2,8 @@ use imgcore::fs::GuestPath;
 
 use super::fake::{FakeFiles, alpine, debian};
 use super::{
-    Error, Family, Guest, Init, Network, ReadOnlyRoot, SelinuxMode, SshServer, Tree, Volume, VolumeContent, VolumeNames,
+    Error, Family, Guest, Init, Network, ReadOnlyRoot, SelinuxMode, SshServer, Tree, Volume, VolumeContent, VolumeId,
+    VolumeNames,
 };
 
 fn path(text: &str) -> GuestPath {
@@ -11,7 +12,7 @@ fn path(text: &str) -> GuestPath {
 
 fn esp() -> Volume {
     Volume {
-        partition: 15,
+        partition: 15.into(),
         names: VolumeNames { label: Some("ESP".to_owned()), ..VolumeNames::default() },
         content: VolumeContent::Other("vfat is not supported".to_owned()),
     }
@@ -30,8 +31,8 @@ fn a_debian_is_recognized() {
     assert_eq!(guest.user("debian").unwrap().uid, 1000);
     assert_eq!((guest.salt_minion, guest.selinux), (None, None));
     assert_eq!(
-        guest.mounts.iter().map(|mount| (mount.path.as_str(), mount.partition)).collect::<Vec<_>>(),
-        [("/", Some(1)), ("/boot/efi", None)]
+        guest.mounts.iter().map(|mount| (mount.path.as_str(), mount.partition.clone())).collect::<Vec<_>>(),
+        [("/", Some(1.into())), ("/boot/efi", None)]
     );
 }
 
@@ -80,19 +81,19 @@ fn links_are_followed_across_file_systems_and_never_out_of_the_guest() {
     let data = FakeFiles::default().dir("/www/site").link("/back", "/etc/hostname").dir("/var");
     let var = FakeFiles::default().dir("/lib");
     let tree = Tree::assemble(&[data.volume(2, "data"), root.volume(1, "root"), var.volume(3, "var")], None).unwrap();
-    assert_eq!(tree.root_partition(), 1);
+    assert_eq!(tree.root_partition(), 1.into());
     let place =
         |text: &str| tree.resolve(&path(text)).map(|resolved| (resolved.place.partition, resolved.place.path.to_string()));
-    assert_eq!(place("/var/www/index.html").unwrap(), (2, "/www/site/index.html".to_owned()));
-    assert_eq!(place("/data/back").unwrap(), (1, "/etc/hostname".to_owned()));
-    assert_eq!(place("/data/var/lib/x/y").unwrap(), (3, "/lib/x/y".to_owned()));
-    assert_eq!(place("/data/var").unwrap(), (3, "/".to_owned()));
-    assert_eq!(place("/up").unwrap(), (1, "/etc/hostname".to_owned()));
-    assert_eq!(place("/bin/new").unwrap(), (1, "/usr/bin/new".to_owned()));
+    assert_eq!(place("/var/www/index.html").unwrap(), (2.into(), "/www/site/index.html".to_owned()));
+    assert_eq!(place("/data/back").unwrap(), (1.into(), "/etc/hostname".to_owned()));
+    assert_eq!(place("/data/var/lib/x/y").unwrap(), (3.into(), "/lib/x/y".to_owned()));
+    assert_eq!(place("/data/var").unwrap(), (3.into(), "/".to_owned()));
+    assert_eq!(place("/up").unwrap(), (1.into(), "/etc/hostname".to_owned()));
+    assert_eq!(place("/bin/new").unwrap(), (1.into(), "/usr/bin/new".to_owned()));
     assert!(matches!(place("/loop/x"), Err(Error::TooManyLinks(_))));
     assert!(matches!(place("/etc/hostname/x"), Err(Error::NotFolder(_))));
     let parent = tree.resolve_parent(&path("/data/back")).unwrap();
-    assert_eq!((parent.place.partition, parent.place.path.as_str()), (2, "/back"));
+    assert_eq!((parent.place.partition, parent.place.path.as_str()), (2.into(), "/back"));
 }
 
 #[test]
@@ -116,10 +117,12 @@ fn a_disk_without_a_root_says_what_it_holds() {
 fn of_two_roots_the_one_that_mounts_itself_is_taken() {
     let rescue = debian().volume(2, "rescue");
     let both = [debian().volume(1, "root"), rescue];
-    assert_eq!(Tree::assemble(&both, None).unwrap().root_partition(), 1);
-    assert_eq!(Tree::assemble(&both, Some(2)).unwrap().root_partition(), 2);
+    assert_eq!(Tree::assemble(&both, None).unwrap().root_partition(), 1.into());
+    assert_eq!(Tree::assemble(&both, Some(&2.into())).unwrap().root_partition(), 2.into());
     let twins = [alpine().volume(1, "a"), alpine().volume(2, "b")];
-    assert!(matches!(Tree::assemble(&twins, None), Err(Error::SeveralRoots(roots)) if roots == [1, 2]));
+    assert!(
+        matches!(Tree::assemble(&twins, None), Err(Error::SeveralRoots(roots)) if roots == [1, 2].map(VolumeId::Partition))
+    );
 }
 
 #[test]

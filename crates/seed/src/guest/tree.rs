@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use imgcore::fs::{self, DirEntry, FileKind, FileSystem, GuestPath, Metadata};
 
-use super::{Error, Volume, VolumeContent, fstab, root};
+use super::{Error, Volume, VolumeContent, VolumeId, fstab, root};
 
 /// A guest's files as the running guest sees them: one tree over all file systems that its fstab mounts.
 #[derive(Clone, Debug)]
@@ -18,9 +18,9 @@ pub struct Tree {
 /// Where a path of the guest is stored.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Place {
-    /// The number of the partition, 0 for a disk without a partition table.
-    pub partition: u32,
-    /// The path inside that partition's file system, without symbolic links but perhaps for the last name.
+    /// The partition or logical volume.
+    pub partition: VolumeId,
+    /// The path inside its file system, without symbolic links but perhaps for the last name.
     pub path: GuestPath,
 }
 
@@ -44,23 +44,32 @@ struct Mount {
 
 #[derive(Clone, Debug)]
 enum Source {
-    Files(u32, Arc<dyn FileSystem>),
+    Files(VolumeId, Arc<dyn FileSystem>),
     Other(String),
 }
 
+impl Source {
+    fn volume(&self) -> Option<&VolumeId> {
+        match self {
+            Self::Files(volume, _) => Some(volume),
+            Self::Other(_) => None,
+        }
+    }
+}
+
 impl Tree {
-    /// Finds the root among `volumes`, or takes the partition `root`, and mounts what its `/etc/fstab` says.
+    /// Finds the root among `volumes`, or takes the volume `root`, and mounts what its `/etc/fstab` says.
     ///
     /// # Errors
     ///
     /// [`Error::NoRoot`], [`Error::SeveralRoots`], [`Error::ReadOnly`] for systems whose root is not changed by writing files, and
     /// [`Error::FileSystem`].
-    pub fn assemble(volumes: &[Volume], root: Option<u32>) -> Result<Self, Error> {
+    pub fn assemble(volumes: &[Volume], root: Option<&VolumeId>) -> Result<Self, Error> {
         let (partition, files) = root::find(volumes, root)?;
         let mut tree = Self {
             mounts: vec![Mount {
                 point: GuestPath::root(),
-                device: format!("partition {partition}"),
+                device: partition.described(),
                 source: Source::Files(partition, files),
             }],
             seen: Arc::default(),
@@ -78,7 +87,7 @@ impl Tree {
             // A mount point below a file system that cannot be used is hidden with it.
             let Ok(resolved) = tree.resolve(&point) else { continue };
             let volume = volumes.iter().find(|volume| volume.is(&entry.spec));
-            let source = match (entry.detour(), volume.map(|volume| (volume.partition, &volume.content))) {
+            let source = match (entry.detour(), volume.map(|volume| (volume.partition.clone(), &volume.content))) {
                 (Some(reason), _) => Source::Other(reason.to_owned()),
                 (None, Some((partition, VolumeContent::Files(files)))) => Source::Files(partition, Arc::clone(files)),
                 (None, Some((_, VolumeContent::Other(reason)))) => Source::Other(reason.clone()),
@@ -90,27 +99,15 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Returns the root's partition number, 0 for a disk without a partition table.
+    /// Returns the partition or logical volume of the root.
     #[must_use]
-    pub fn root_partition(&self) -> u32 {
-        self.mounts
-            .iter()
-            .find_map(|mount| match mount.source {
-                Source::Files(partition, _) => Some(partition),
-                Source::Other(_) => None,
-            })
-            .unwrap_or(0)
+    pub fn root_partition(&self) -> VolumeId {
+        self.mounts.iter().find_map(|mount| mount.source.volume().cloned()).unwrap_or(VolumeId::Partition(0))
     }
 
-    /// Returns the mount points, what is mounted there, and its partition where it can be used.
-    pub fn mounts(&self) -> impl Iterator<Item = (&GuestPath, &str, Option<u32>)> {
-        self.mounts.iter().map(|mount| {
-            let partition = match mount.source {
-                Source::Files(partition, _) => Some(partition),
-                Source::Other(_) => None,
-            };
-            (&mount.point, mount.device.as_str(), partition)
-        })
+    /// Returns the mount points, what is mounted there, and its volume where it can be used.
+    pub fn mounts(&self) -> impl Iterator<Item = (&GuestPath, &str, Option<&VolumeId>)> {
+        self.mounts.iter().map(|mount| (&mount.point, mount.device.as_str(), mount.source.volume()))
     }
 
     /// Resolves `path`, a link as its last name included. What does not exist resolves to where it would be made.
@@ -203,13 +200,13 @@ impl Tree {
 
     /// Returns the contents of a file by where it is stored.
     pub(crate) fn read_place(&self, place: &Place, limit: u64) -> Result<Vec<u8>, Error> {
-        let partition = place.partition;
+        let partition = &place.partition;
         let files = self.mounts.iter().find_map(|mount| match &mount.source {
-            Source::Files(number, files) if *number == partition => Some(files),
+            Source::Files(volume, files) if volume == partition => Some(files),
             _ => None,
         });
         let files = files.ok_or_else(|| Error::NotFile(place.path.clone()))?;
-        files.read(&place.path, limit).map_err(|source| Error::FileSystem { partition, source })
+        files.read(&place.path, limit).map_err(|source| Error::FileSystem { partition: partition.clone(), source })
     }
 
     fn look(&self, path: &str, follow: bool) -> Result<Option<Metadata>, Error> {
@@ -294,7 +291,7 @@ impl Tree {
     }
 
     /// Returns the file system that holds a path without links, and the path inside.
-    fn files(&self, real: &GuestPath) -> Result<(u32, &dyn FileSystem, GuestPath), Error> {
+    fn files(&self, real: &GuestPath) -> Result<(VolumeId, &dyn FileSystem, GuestPath), Error> {
         // OK to fall through: the root is a prefix of every path, and `mounts` begins with it.
         let longest = self
             .mounts
@@ -302,7 +299,9 @@ impl Tree {
             .filter_map(|mount| real.strip_prefix(&mount.point).map(|inner| (mount, inner)))
             .max_by_key(|(mount, _)| mount.point.components().count());
         match longest {
-            Some((Mount { source: Source::Files(partition, files), .. }, inner)) => Ok((*partition, files.as_ref(), inner)),
+            Some((Mount { source: Source::Files(partition, files), .. }, inner)) => {
+                Ok((partition.clone(), files.as_ref(), inner))
+            }
             Some((mount @ Mount { source: Source::Other(reason), .. }, _)) => Err(Error::Mounted {
                 path: real.clone(),
                 mount_point: mount.point.clone(),
@@ -326,7 +325,7 @@ fn about(asked: &GuestPath, error: Error) -> Error {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "partition {}: {}", self.partition, self.path)
+        write!(f, "{}: {}", self.partition.described(), self.path)
     }
 }
 

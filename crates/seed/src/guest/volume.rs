@@ -3,11 +3,13 @@ use std::sync::Arc;
 use imgcore::fs::FileSystem;
 use serde::Serialize;
 
-/// A partition of the guest's disk, or the whole disk when it has none, and what it holds.
+use super::VolumeId;
+
+/// A partition or logical volume of the guest's disk, or the whole disk when it has none, and what it holds.
 #[derive(Clone, Debug)]
 pub struct Volume {
-    /// The number of the partition in the partition table, 0 for a disk without one.
-    pub partition: u32,
+    /// Which one.
+    pub partition: VolumeId,
     /// What the guest can call it by.
     pub names: VolumeNames,
     /// What it holds.
@@ -42,9 +44,9 @@ impl Volume {
         let (tag, value) = match spec.split_once('=') {
             Some((tag, value)) if !spec.starts_with('/') => (tag, value.trim_matches('"').to_owned()),
             _ => match device_name(spec) {
-                Some(Device::Number(number)) => return number == self.partition,
+                Some(Device::Number(number)) => return self.partition == VolumeId::Partition(number),
                 Some(Device::Tag(tag, value)) => (tag, value),
-                None => return false,
+                None => return self.partition.is_device(spec),
             },
         };
         if value.is_empty() {
@@ -124,7 +126,7 @@ mod tests {
     #[test]
     fn a_volume_answers_to_every_name_that_an_fstab_may_use() {
         let volume = Volume {
-            partition: 1,
+            partition: 1.into(),
             names: VolumeNames {
                 uuid: Some("0a1b2c3d-0000-4000-8000-000000000001".to_owned()),
                 label: Some("cloud img".to_owned()),

@@ -3,15 +3,15 @@ use std::collections::BTreeMap;
 use imgcore::fs::{Attributes, Content, Edit, EditPlan, FileKind, GuestPath, Metadata};
 
 use super::{Error, Note, Planned, labels::Labels};
-use crate::guest::{Place, Resolved, Tree};
+use crate::guest::{Place, Resolved, Tree, VolumeId};
 
-/// Collects edits, each routed to the partition that its path lies on, links of the guest followed.
+/// Collects edits, each routed to the volume that its path lies on, links of the guest followed.
 ///
 /// What was planned is seen by what is planned later: contents, and that a file is there or gone.
 pub(super) struct Builder<'a> {
     pub(super) tree: &'a Tree,
     labels: Labels,
-    edits: BTreeMap<u32, EditPlan>,
+    edits: BTreeMap<VolumeId, EditPlan>,
     /// Files that are written, made or removed, with their contents where they are in memory.
     planned: BTreeMap<Place, State>,
     notes: Vec<Note>,
@@ -128,7 +128,7 @@ impl<'a> Builder<'a> {
         Planned { edits: self.edits, notes: self.notes, ..Planned::default() }
     }
 
-    fn push(&mut self, partition: u32, edit: Edit) {
+    fn push(&mut self, partition: VolumeId, edit: Edit) {
         self.edits.entry(partition).or_default().edits.push(edit);
     }
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::Planned;
+use crate::guest::VolumeId;
 
 /// One step of a plan, for reading; contents appear as their digest only.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -12,9 +13,9 @@ pub struct Step {
     /// What is done: `write`, `append`, `append_line`, `create_dir`, `symlink`, `hard_link`, `make_node`, `rename`, `remove` or
     /// `set_attributes`.
     pub op: &'static str,
-    /// The number of the partition, 0 for a disk without a partition table.
-    pub partition: u32,
-    /// The path inside the partition's file system.
+    /// The number of the partition, 0 for a disk without a partition table, or `GROUP/NAME` of the logical volume.
+    pub partition: VolumeId,
+    /// The path inside its file system.
     pub path: String,
     /// Bytes that are written or appended.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,17 +44,17 @@ impl Planned {
     /// Returns the steps in order, partition by partition.
     #[must_use]
     pub fn describe(&self) -> Vec<Step> {
-        self.edits.iter().flat_map(|(partition, plan)| plan.edits.iter().map(|edit| Step::of(*partition, edit))).collect()
+        self.edits.iter().flat_map(|(partition, plan)| plan.edits.iter().map(|edit| Step::of(partition, edit))).collect()
     }
 }
 
 impl Step {
     /// Returns the step that `edit` is.
     #[must_use]
-    pub fn of(partition: u32, edit: &Edit) -> Self {
+    pub fn of(partition: &VolumeId, edit: &Edit) -> Self {
         let mut step = Self {
             op: "unknown",
-            partition,
+            partition: partition.clone(),
             path: edit.path().to_string(),
             size: None,
             mode: None,

@@ -3,12 +3,14 @@ use std::collections::BTreeMap;
 use imgcore::fs::EditPlan;
 use serde::Serialize;
 
+use crate::guest::VolumeId;
+
 /// What will be done to a guest, and what else came of it.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Planned {
-    /// The edits, by partition number; 0 is a disk without a partition table. Their paths are those inside the partition.
-    pub edits: BTreeMap<u32, EditPlan>,
+    /// The edits, by partition or logical volume. Their paths are those inside it.
+    pub edits: BTreeMap<VolumeId, EditPlan>,
     /// What the reader should know.
     pub notes: Vec<Note>,
     /// Lines for a `known_hosts` file.

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use imgcore::fs::{Attributes, Edit, EditPlan, FileKind, GuestPath};
 
 use super::{Error, labels::Labels};
-use crate::guest::{Selinux, Tree};
+use crate::guest::{Selinux, Tree, VolumeId};
 
 /// Gives the files that `plan` makes in a partition the labels of the guest's own policy, unless the plan says which.
 ///
@@ -14,7 +14,12 @@ use crate::guest::{Selinux, Tree};
 /// # Errors
 ///
 /// The failure of the guest's file system.
-pub fn label_new_files(tree: &Tree, selinux: Option<&Selinux>, partition: u32, plan: &mut EditPlan) -> Result<bool, Error> {
+pub fn label_new_files(
+    tree: &Tree,
+    selinux: Option<&Selinux>,
+    partition: &VolumeId,
+    plan: &mut EditPlan,
+) -> Result<bool, Error> {
     let point = tree.mounts().find(|(_, _, number)| *number == Some(partition)).map(|(point, ..)| point.clone());
     let (Some(selinux), Some(point)) = (selinux, point) else { return Ok(true) };
     let labels = Labels::read(tree, Some(selinux))?;
@@ -26,7 +31,7 @@ pub fn label_new_files(tree: &Tree, selinux: Option<&Selinux>, partition: u32, p
     if !missed {
         return Ok(true);
     }
-    if partition == tree.root_partition()
+    if *partition == tree.root_partition()
         && let Ok(path) = GuestPath::new("/.autorelabel")
     {
         plan.edits.push(Edit::Write { path, content: Vec::new().into(), attributes: Attributes::root(0o644) });
@@ -40,7 +45,7 @@ struct Labeling<'a> {
     labels: Labels,
     /// Where the guest mounts the partition.
     point: GuestPath,
-    partition: u32,
+    partition: &'a VolumeId,
     /// What the plan made so far, and what it took away, as the guest sees the paths.
     new: BTreeSet<GuestPath>,
     gone: BTreeSet<GuestPath>,
@@ -111,7 +116,7 @@ impl Labeling<'_> {
         let resolved = if follows { self.tree.resolve(&path) } else { self.tree.resolve_parent(&path) };
         // What a link takes to another partition stays here for the editor.
         let path = match resolved {
-            Ok(resolved) if resolved.place.partition == self.partition => resolved.path,
+            Ok(resolved) if resolved.place.partition == *self.partition => resolved.path,
             _ => path,
         };
         let exists = self.seen_exists(&path);

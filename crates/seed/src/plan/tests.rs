@@ -3,7 +3,7 @@ use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
 use super::{Error, HostKey, KeyPair, Material, Note, Planned, Secret, Seed, Step, plan};
 use crate::guest::fake::{FakeFiles, alpine, debian};
-use crate::guest::{Guest, Tree};
+use crate::guest::{Guest, Tree, VolumeId};
 
 const ANA: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti ana@laptop";
 const RSA: &str = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQCUkIGEf2zXyKqeRQzEcu8rpJjGrCgoZn+J1oHKV/95gdNUq5uLs2izT6jfCDpAgXFflE8LGvNVFr4p7fZwaFCx06HgXe+BDqZ3OjAoyZBCvb4SHH+FA3WCzIh3h6ioTjcK4HtfuysA5WVvKhKM21uhugViYRFU1joBsq8ge9qJaQ== b";
@@ -344,14 +344,14 @@ fn files_are_written_where_links_and_mounts_lead() {
     assert!(matches!(plan(&guest, &tree, &seed, &material), Err(Error::MissingSource(name)) if name == "S"));
     material.sources.insert("S".to_owned(), Content::from("page"));
     let plan = plan(&guest, &tree, &seed, &material).unwrap();
-    let steps: Vec<_> = plan.describe().iter().map(|step| (step.partition, step.op, step.path.clone())).collect();
+    let steps: Vec<_> = plan.describe().iter().map(|step| (step.partition.clone(), step.op, step.path.clone())).collect();
     assert_eq!(
         steps,
         [
-            (1, "write", "/etc/motd".to_owned()),
-            (2, "create_dir", "/www".to_owned()),
-            (2, "create_dir", "/www/a".to_owned()),
-            (2, "write", "/www/a/index.html".to_owned())
+            (1.into(), "write", "/etc/motd".to_owned()),
+            (2.into(), "create_dir", "/www".to_owned()),
+            (2.into(), "create_dir", "/www/a".to_owned()),
+            (2.into(), "write", "/www/a/index.html".to_owned())
         ]
     );
     assert_eq!(owner_and_mode(&step(&plan, "write", "/www/a/index.html")), (Some(1000), Some(27), Some("0640")));
@@ -427,9 +427,12 @@ fn time_zone_and_random_seed_are_set() {
 fn a_step_reads_as_a_line_and_hides_what_a_terminal_would_obey() {
     let edit =
         Edit::Symlink { path: "/etc/a\u{1b}[2J".parse().unwrap(), target: "b".to_owned(), attributes: Attributes::default() };
-    assert_eq!(Step::of(1, &edit).to_string(), "symlink        1:/etc/a\u{fffd}[2J -> b");
+    assert_eq!(Step::of(&VolumeId::Partition(1), &edit).to_string(), "symlink        1:/etc/a\u{fffd}[2J -> b");
     let edit = Edit::Write { path: "/a".parse().unwrap(), content: Content::from("abc"), attributes: Attributes::root(0o600) };
-    assert_eq!(Step::of(0, &edit).to_string(), "write          0:/a 0600 0:0 3 bytes sha256:ba7816bf8f01cfea");
+    assert_eq!(
+        Step::of(&VolumeId::Partition(0), &edit).to_string(),
+        "write          0:/a 0600 0:0 3 bytes sha256:ba7816bf8f01cfea"
+    );
 }
 
 proptest! {

@@ -4,18 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use imgcore::fs::{EditPlan, FileSystem};
-use imgcore::image::Format;
-use imgcore::partition::{self, Growth, Table};
+use imgcore::image::{Disk, Format};
+use imgcore::partition::{self, Growth};
 use imgcore::storage::{self, FileDisk};
-use seed::guest::{Volume, VolumeContent};
+use seed::guest::{Volume, VolumeContent, VolumeId};
 
 use super::carry_out::look;
 use super::change::ChangeArgs;
-use super::volume::{VolumeArgs, looks_like_a_root, those_of};
-use crate::attached::{Access, Attached, Target};
+use super::volume::{VolumeArgs, check, looks_like_a_root, several};
+use crate::attached::{Access, Attached, Kind, Target, expect, probe};
 use crate::context::Context;
 use crate::draft::Draft;
 use crate::error::{CommandError, ErrorKind};
+use crate::layout::{Layout, not_grown};
 use crate::mounted::Mounted;
 use crate::open::{open, open_writable, options};
 use crate::place::Place;
@@ -23,7 +24,7 @@ use crate::volumes::{attach, volumes};
 
 /// An image whose file systems are looked at, with the one that is meant.
 pub(super) struct Looked {
-    /// What each partition holds.
+    /// What each volume holds.
     pub(super) volumes: Vec<Volume>,
     pub(super) target: Target,
     format: Format,
@@ -36,61 +37,74 @@ impl Looked {
     pub(super) fn open(context: &Context, args: &VolumeArgs) -> Result<Self, CommandError> {
         let disk = Arc::new(open(context, &args.image, &options(args.format, args.trust))?);
         let format = disk.format();
-        let attached = Attached::open(context, &args.image, format, args.trust, Access::Private)?;
-        let table = Table::read(&disk)?;
-        let mut volumes = volumes(&disk, table.as_ref())?;
-        let _all = attach(&mut volumes, &attached);
-        let number = match (args.partition, &table) {
-            (Some(number), _) => number,
-            (None, None) => 0,
-            (None, Some(table)) => match root(&volumes, table)? {
-                Some(number) => number,
-                None => return Err(nothing(&volumes, &attached, table)),
+        let mut attached = Attached::new(context, &args.image, format, args.trust, Access::Private)?;
+        let layout = Layout::read(&disk)?;
+        let mut volumes = volumes(&disk, &layout)?;
+        let _all = attach(context, &mut volumes, (&disk, &layout), &mut attached)?;
+        let id = match &args.partition {
+            Some(id) => id.clone(),
+            None if layout.table.is_none() && layout.lvm.physical.is_empty() => VolumeId::Partition(0),
+            None => match root(&volumes, &layout)? {
+                Some(id) => id,
+                None => return Err(nothing(&volumes, (&disk, &layout), &attached)),
             },
         };
-        let target = attached.find(number)?;
+        check(&layout, &id)?;
+        expect(&layout.open(&disk, &id)?, &id)?;
+        attached.add(context, &id)?;
+        let target = attached.find(&id)?;
         Ok(Self { volumes, target, format, attached })
     }
 
     /// Returns the files of the file system that is meant, and what they are on.
     pub(super) fn files(self) -> Result<(Mounted, Attached), CommandError> {
         drop(self.volumes);
-        Ok((self.attached.mount(self.target, false)?, self.attached))
+        Ok((self.attached.mount(&self.target, false)?, self.attached))
     }
 }
 
-/// Returns the partition with the guest's root, or the only one with a file system that can be read, if there is one.
-fn root(volumes: &[Volume], table: &Table) -> Result<Option<u32>, CommandError> {
-    let readable: Vec<(u32, &dyn FileSystem)> = volumes
+/// Returns the volume with the guest's root, or the only one with a file system that can be read, if there is one.
+fn root(volumes: &[Volume], layout: &Layout) -> Result<Option<VolumeId>, CommandError> {
+    let readable: Vec<(&VolumeId, &dyn FileSystem)> = volumes
         .iter()
         .filter_map(|volume| match &volume.content {
-            VolumeContent::Files(files) => Some((volume.partition, &**files)),
+            VolumeContent::Files(files) => Some((&volume.partition, &**files)),
             VolumeContent::Other(_) => None,
         })
         .collect();
-    let roots: Vec<u32> = readable.iter().filter(|(_, files)| looks_like_a_root(*files)).map(|(number, _)| *number).collect();
+    let roots: Vec<_> = readable.iter().filter(|(_, files)| looks_like_a_root(*files)).map(|(id, _)| *id).collect();
     match (roots.as_slice(), readable.as_slice()) {
-        ([one], _) | ([], [(one, _)]) => Ok(Some(*one)),
+        ([one], _) | ([], [(one, _)]) => Ok(Some((*one).clone())),
         ([], []) => Ok(None),
-        _ => Err(CommandError::new(ErrorKind::Usage, "more than one partition could be the root")
-            .hint(those_of(table))
-            .hint("`--partition N` chooses one")),
+        _ => Err(several(layout)),
     }
 }
 
 /// Returns why nothing is mounted.
-fn nothing(volumes: &[Volume], attached: &Attached, table: &Table) -> CommandError {
-    let known = volumes.iter().filter(|volume| attached.probe(volume.partition).is_ok());
-    let failed = known.map(|volume| attached.find(volume.partition)).find_map(Result::err);
-    let none = || CommandError::new(ErrorKind::Unsupported, "no partition has ext4, XFS or btrfs").hint(those_of(table));
+fn nothing(volumes: &[Volume], (disk, layout): (&Disk, &Layout), attached: &Attached) -> CommandError {
+    let failed = volumes.iter().map(|volume| &volume.partition).find_map(|id| {
+        let window = layout.open(disk, id).ok()?;
+        probe(&window).ok()?.filter(|found| found.kind != Kind::Ext)?;
+        expect(&window, id).and_then(|_| attached.find(id)).err()
+    });
+    let why = volumes.iter().filter_map(|volume| match &volume.content {
+        VolumeContent::Other(reason) => Some(format!("{}: {reason}", volume.partition.described())),
+        VolumeContent::Files(_) => None,
+    });
+    let why: Vec<String> = why.collect();
+    let none = || {
+        CommandError::new(ErrorKind::Unsupported, "no partition has ext4, XFS or btrfs")
+            .with_source(why.join("; "))
+            .hint(layout.names())
+    };
     failed.unwrap_or_else(none)
 }
 
-/// Carries out `plan` on the file system that `args` name; returns its partition. The image is as it was after a failure.
-pub(super) fn carry_out(context: &Context, args: &ChangeArgs, plan: &mut EditPlan) -> Result<u32, CommandError> {
+/// Carries out `plan` on the file system that `args` name; returns its volume. The image is as it was after a failure.
+pub(super) fn carry_out(context: &Context, args: &ChangeArgs, plan: &mut EditPlan) -> Result<VolumeId, CommandError> {
     let looked = Looked::open(context, &args.volume)?;
     let (target, format) = (looked.target, looked.format);
-    look(context, &looked.volumes, &args.volume, target.number, plan)?;
+    look(context, &looked.volumes, &args.volume, &target.id, plan)?;
     drop(looked.volumes);
     looked.attached.close()?;
 
@@ -104,15 +118,39 @@ pub(super) fn carry_out(context: &Context, args: &ChangeArgs, plan: &mut EditPla
     change.attached(draft.path(), Access::ReadOnly, |_, files| Ok(files.verify(plan)?))?;
     context.interrupt().check()?;
     draft.publish()?;
-    Ok(target.number)
+    Ok(change.target.id)
 }
 
 /// How large something was, and is, in bytes.
 pub(super) type Sizes = (u64, u64);
 
-/// Gives the partition that `args` name, and the file system in it, the space that the disk has. The image is as it was after a
+/// Gives the volume that `args` name, and the file system in it, the space that the disk has. The image is as it was after a
 /// failure.
 pub(super) fn grow(context: &Context, args: &ChangeArgs) -> Result<(Option<(u32, Growth)>, Sizes), CommandError> {
+    let looked = Looked::open(context, &args.volume)?;
+    let (target, format) = (looked.target, looked.format);
+    drop(looked.volumes);
+    looked.attached.close()?;
+    if let VolumeId::Logical { .. } = target.id {
+        return Err(not_grown(&target.id));
+    }
+
+    let change = Change { context, args, format, target };
+    let draft = change.draft()?;
+    let mut grown = None;
+    if let VolumeId::Partition(number @ 1..) = change.target.id {
+        let mut copy = open_writable(context, draft.path(), &options(Some(format), args.volume.trust))?;
+        grown = Some((number, partition::grow(&mut copy, number)?));
+        copy.close()?;
+    }
+    let sizes = change.grow(&draft, None)?;
+    context.interrupt().check()?;
+    draft.publish()?;
+    Ok((grown, sizes))
+}
+
+/// Makes the file system that `args` name as large as `to` bytes. The image is as it was after a failure.
+pub(super) fn resize(context: &Context, args: &ChangeArgs, to: u64) -> Result<Sizes, CommandError> {
     let looked = Looked::open(context, &args.volume)?;
     let (target, format) = (looked.target, looked.format);
     drop(looked.volumes);
@@ -120,24 +158,10 @@ pub(super) fn grow(context: &Context, args: &ChangeArgs) -> Result<(Option<(u32,
 
     let change = Change { context, args, format, target };
     let draft = change.draft()?;
-    let mut grown = None;
-    if target.number > 0 {
-        let mut copy = open_writable(context, draft.path(), &options(Some(format), args.volume.trust))?;
-        grown = Some((target.number, partition::grow(&mut copy, target.number)?));
-        copy.close()?;
-    }
-    let old = change.attached(draft.path(), Access::Writable, |attached, files| {
-        let old = attached.grow(target, files)?;
-        files.sync()?;
-        Ok(old)
-    })?;
-    let new = change.attached(draft.path(), Access::ReadOnly, |attached, _| Ok(attached.probe(target.number)?.size))?;
-    if new < old {
-        return Err(CommandError::new(ErrorKind::Storage, "the file system does not read back as it was grown"));
-    }
+    let sizes = change.grow(&draft, Some(to))?;
     context.interrupt().check()?;
     draft.publish()?;
-    Ok((grown, (old, new)))
+    Ok(sizes)
 }
 
 /// A change of one file system of an image, by way of a copy.
@@ -161,6 +185,20 @@ impl Change<'_> {
         }
     }
 
+    /// Makes the file system on a copy larger, and looks at it a second time.
+    fn grow(&self, draft: &Draft, to: Option<u64>) -> Result<Sizes, CommandError> {
+        let old = self.attached(draft.path(), Access::Writable, |attached, files| {
+            let old = attached.grow(&self.target, files, to)?;
+            files.sync()?;
+            Ok(old)
+        })?;
+        let new = self.attached(draft.path(), Access::ReadOnly, |attached, _| Ok(attached.probe(&self.target.id)?.size))?;
+        if new < old {
+            return Err(CommandError::new(ErrorKind::Storage, "the file system does not read back as it was grown"));
+        }
+        Ok((old, new))
+    }
+
     /// Lets `work` have the file system, mounted from the image at `path`.
     fn attached<T>(
         &self,
@@ -168,8 +206,9 @@ impl Change<'_> {
         access: Access,
         work: impl FnOnce(&Attached, &Mounted) -> Result<T, CommandError>,
     ) -> Result<T, CommandError> {
-        let attached = Attached::open(self.context, path, self.format, self.args.volume.trust, access)?;
-        let files = attached.mount(self.target, access == Access::Writable)?;
+        let mut attached = Attached::new(self.context, path, self.format, self.args.volume.trust, access)?;
+        attached.add(self.context, &self.target.id)?;
+        let files = attached.mount(&self.target, access == Access::Writable)?;
         let outcome = work(&attached, &files)?;
         drop(files);
         attached.close()?;

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use imgcore::fs::EditPlan;
 use imgcore::fs::ext4::{self, Editor, Timestamp};
-use imgcore::partition::Table;
-use seed::guest::{Selinux, Tree, Volume};
+use seed::guest::{Selinux, Tree, Volume, VolumeId};
 use seed::plan::{Step, label_new_files};
 
 use super::attached;
@@ -13,6 +12,7 @@ use super::change::{ChangeArgs, Task, change};
 use super::volume::{Via, VolumeArgs, choose};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
+use crate::layout::Layout;
 use crate::open::{open, options};
 use crate::output::{ReportArgs, print_json, printable, warn};
 use crate::volumes::volumes;
@@ -30,36 +30,35 @@ pub(super) fn carry_out(
     mut plan: EditPlan,
 ) -> Result<(), CommandError> {
     if args.volume.via == Via::Nbd {
-        let number = attached::carry_out(context, args, &mut plan)?;
-        return print(context, report, number, &plan);
+        let id = attached::carry_out(context, args, &mut plan)?;
+        return print(context, report, &id, &plan);
     }
-    let number = prepare(context, &args.volume, &mut plan)?;
+    let id = prepare(context, &args.volume, &mut plan)?;
     let now = Timestamp { secs: context.unix_time(), nanos: 0 };
-    change(context, args, Task { number: Some(number), ..Task::default() }, |part| {
+    change(context, args, Task { volume: Some(id.clone()), ..Task::default() }, |part| {
         let mut editor = Editor::open(&mut *part, now)?;
         editor.apply(&plan)?;
         editor.finish()?;
         Ok(ext4::verify(part, &plan)?)
     })?;
-    print(context, report, number, &plan)
+    print(context, report, &id, &plan)
 }
 
 /// Prints the steps when JSON is wanted.
-fn print(context: &Context, report: ReportArgs, number: u32, plan: &EditPlan) -> Result<(), CommandError> {
+fn print(context: &Context, report: ReportArgs, id: &VolumeId, plan: &EditPlan) -> Result<(), CommandError> {
     if !report.json {
         return Ok(());
     }
-    let steps: Vec<Step> = plan.edits.iter().map(|edit| Step::of(number, edit)).collect();
+    let steps: Vec<Step> = plan.edits.iter().map(|edit| Step::of(id, edit)).collect();
     print_json(context, &steps)
 }
 
-/// Looks at the guest: refuses what it hides, and adds its labels. Returns the number of the partition.
-fn prepare(context: &Context, args: &VolumeArgs, plan: &mut EditPlan) -> Result<u32, CommandError> {
+/// Looks at the guest: refuses what it hides, and adds its labels. Returns the volume.
+fn prepare(context: &Context, args: &VolumeArgs, plan: &mut EditPlan) -> Result<VolumeId, CommandError> {
     let disk = Arc::new(open(context, &args.image, &options(args.format, args.trust))?);
-    let number = choose(&disk, args.partition)?;
-    let table = Table::read(&disk)?;
-    look(context, &volumes(&disk, table.as_ref())?, args, number, plan)?;
-    Ok(number)
+    let id = choose(&disk, args.partition.as_ref())?;
+    look(context, &volumes(&disk, &Layout::read(&disk)?)?, args, &id, plan)?;
+    Ok(id)
 }
 
 /// Looks at the guest that `volumes` hold, as [`prepare`].
@@ -67,7 +66,7 @@ pub(super) fn look(
     context: &Context,
     volumes: &[Volume],
     args: &VolumeArgs,
-    number: u32,
+    id: &VolumeId,
     plan: &mut EditPlan,
 ) -> Result<(), CommandError> {
     // Without a guest that is understood, nothing is known about its mounts and labels.
@@ -76,7 +75,7 @@ pub(super) fn look(
         refuse_hidden(&tree, plan)?;
     }
     let Ok(selinux) = Selinux::inspect(&tree) else { return Ok(()) };
-    if !label_new_files(&tree, selinux.as_ref(), number, plan)? {
+    if !label_new_files(&tree, selinux.as_ref(), id, plan)? {
         warn(
             context,
             "the guest's SELinux policy has no label for some of the new files: have it label them, as by `/.autorelabel`",
@@ -90,13 +89,13 @@ fn refuse_hidden(tree: &Tree, plan: &EditPlan) -> Result<(), CommandError> {
     for path in plan.edits.iter().flat_map(|edit| [Some(edit.path()), edit.source()]).flatten() {
         let over = tree.mounts().filter(|(mount, _, _)| path != *mount && path.strip_prefix(mount).is_some());
         let over = over.max_by_key(|(mount, _, _)| mount.as_str().len());
-        let Some((mount, device, partition)) = over.filter(|(_, _, partition)| *partition != Some(tree.root_partition()))
+        let Some((mount, device, partition)) = over.filter(|(_, _, partition)| *partition != Some(&tree.root_partition()))
         else {
             continue;
         };
         let message = format!("`{path}` would be hidden: the guest mounts `{}` on `{mount}`", printable(device));
         let hint = match partition {
-            Some(number) => format!("`--partition {number}` puts it there, with the path as that file system has it"),
+            Some(id) => format!("`--partition {id}` puts it there, with the path as that file system has it"),
             None => "`--partition` with the root's number puts it under the mount all the same".to_owned(),
         };
         return Err(CommandError::new(ErrorKind::Refused, message).hint(hint));

@@ -14,17 +14,19 @@ mod logged;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use imgcore::block::{BlockRead, Change, Changes, Resize, Slice, Staged};
+use imgcore::block::{BlockRead, Change, Changes, Joined, Resize, Staged};
 use imgcore::image::{Disk, OpenOptions, WritableDisk};
 use imgcore::partition::{self, Growth};
 use imgcore::storage::{Access, FileDisk};
+use seed::guest::VolumeId;
 
 pub(super) use self::logged::about;
-use super::volume::{Via, VolumeArgs, choose, native_only, window};
+use super::volume::{VolumeArgs, choose, window};
 use crate::context::Context;
 use crate::draft::Draft;
 use crate::error::{CommandError, ErrorKind};
 use crate::in_place::{InPlace, NotInPlace};
+use crate::layout::{Layout, not_grown};
 use crate::open::{open, open_writable, options};
 use crate::place::Place;
 
@@ -52,10 +54,10 @@ impl ChangeArgs {
 }
 
 /// What is to be done to a disk besides what is done to a file system.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Task {
-    /// The partition, 0 for the whole disk; otherwise the one that the arguments mean.
-    pub(super) number: Option<u32>,
+    /// The volume, partition 0 for the whole disk; otherwise the one that the arguments mean.
+    pub(super) volume: Option<VolumeId>,
     /// The bytes that the disk gets first.
     pub(super) size: Option<u64>,
     /// Whether the partition takes up the space behind it then.
@@ -73,10 +75,10 @@ pub(super) struct Changed<T> {
     pub(super) grown: Option<(u32, Growth)>,
 }
 
-/// A partition in memory, over its disk.
-pub(super) type Part<'s, 'd> = Slice<&'s mut Staged<&'d dyn BlockRead>>;
+/// A volume in memory, over its disk.
+pub(super) type Part<'s, 'd> = Joined<&'s mut Staged<&'d dyn BlockRead>>;
 
-/// Lets `work` change the partition that `args` and `task` name, then makes the image what came out of it.
+/// Lets `work` change the volume that `args` and `task` name, then makes the image what came out of it.
 ///
 /// Until everything has been changed in memory, nothing is written; afterwards everything is read back.
 ///
@@ -89,11 +91,8 @@ pub(super) fn change<T>(
     task: Task,
     work: impl FnOnce(&mut Part<'_, '_>) -> Result<T, CommandError>,
 ) -> Result<Changed<T>, CommandError> {
-    let way = Way::of(context, args, task)?;
+    let way = Way::of(context, args, &task)?;
     let volume = &args.volume;
-    if volume.via == Via::Nbd {
-        return Err(native_only());
-    }
     if way == Way::Copy {
         let disk = open(context, &volume.image, &options(volume.format, volume.trust))?;
         let staged = stage(&disk, volume, task, work)?;
@@ -144,7 +143,7 @@ enum Way {
 }
 
 impl Way {
-    fn of(context: &Context, args: &ChangeArgs, task: Task) -> Result<Self, CommandError> {
+    fn of(context: &Context, args: &ChangeArgs, task: &Task) -> Result<Self, CommandError> {
         let place = Place::of(context, &args.volume.image)?;
         let found = match &place {
             Place::File(path) => path.metadata().ok(),
@@ -196,10 +195,11 @@ fn stage<T>(
     work: impl FnOnce(&mut Part<'_, '_>) -> Result<T, CommandError>,
 ) -> Result<Changing<T>, CommandError> {
     let mut staged = Staged::new(disk);
-    let number = match task.number {
-        Some(number) => number,
-        None => choose(&staged, args.partition)?,
+    let id = match task.volume {
+        Some(id) => id,
+        None => choose(&staged, args.partition.as_ref())?,
     };
+    Layout::read(&staged)?.refuse_read_only(&id)?;
     if let Some(size) = task.size {
         if size < disk.size() {
             let message = format!("the disk has {} bytes and is not made smaller", disk.size());
@@ -207,11 +207,12 @@ fn stage<T>(
         }
         staged.resize(size)?;
     }
-    let grown = match number {
-        1.. if task.grow_partition => Some((number, partition::grow(&mut staged, number)?)),
+    let grown = match id {
+        VolumeId::Partition(number @ 1..) if task.grow_partition => Some((number, partition::grow(&mut staged, number)?)),
+        VolumeId::Logical { .. } if task.grow_partition => return Err(not_grown(&id)),
         _ => None,
     };
-    let outcome = work(&mut window(&mut staged, number)?)?;
+    let outcome = work(&mut window(&mut staged, &id)?)?;
     let size = staged.size();
     Ok(Changing { changed: Changed { outcome, grown }, changes: staged.into_changes(), size })
 }

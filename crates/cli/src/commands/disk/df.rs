@@ -36,7 +36,7 @@ struct Room {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let volume = Volume::open(context, &args.volume)?;
-    let Space { block_size, blocks, free_blocks, reserved_blocks, inodes, free_inodes } = volume.ext4()?.space();
+    let Space { block_size, blocks, free_blocks, reserved_blocks, inodes, free_inodes } = volume.space()?;
     let bytes = |blocks: u64| blocks.saturating_mul(u64::from(block_size));
     let used = bytes(blocks.saturating_sub(free_blocks));
     let (size, free, reserved) = (bytes(blocks), bytes(free_blocks), bytes(reserved_blocks.min(free_blocks)));

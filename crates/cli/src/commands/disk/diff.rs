@@ -50,7 +50,7 @@ struct Difference {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let volume = &args.volume;
-    let other = VolumeArgs { image: args.other.clone(), ..*volume };
+    let other = VolumeArgs { image: args.other.clone(), partition: volume.partition.clone(), ..*volume };
     let (old, new) = (Volume::open(context, volume)?, Volume::open(context, &other)?);
     let all = compare(context, (&old, &new), &args.path)?;
     args.report.print(context, &all, |all| all.iter().map(Difference::text).collect())

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use imgcore::block::BlockRead;
 use imgcore::image::Format;
-use imgcore::partition::Table;
-use seed::guest::{Guest, Tree, Volume, VolumeContent, VolumeNames};
+use seed::guest::{Guest, Tree, Volume, VolumeContent, VolumeId, VolumeNames};
 use serde::Serialize;
 
+use super::lvm::LvmReport;
 use super::partitions::TableReport;
 use crate::context::Context;
 use crate::error::CommandError;
+use crate::layout::Layout;
 use crate::open::{TrustArgs, open, options};
 use crate::output::{ReportArgs, human_size, printable};
 use crate::volumes::volumes;
@@ -21,14 +22,15 @@ use crate::volumes::volumes;
 #[command(after_help = "\
 Examples:
   vmimg disk inspect debian-12.qcow2
+  vmimg disk inspect --partition debian-vg/root lvm.qcow2
   vmimg disk inspect --json -f raw disk.raw")]
 pub(super) struct Args {
     /// The image's format; it is guessed otherwise
     #[arg(short = 'f', long, value_name = "FORMAT")]
     format: Option<Format>,
-    /// The partition with the root file system, where that is not clear
+    /// The root's partition, or GROUP/NAME on LVM, where that is not clear
     #[arg(long, value_name = "N")]
-    partition: Option<u32>,
+    partition: Option<VolumeId>,
     #[command(flatten)]
     trust: TrustArgs,
     /// The image
@@ -44,6 +46,8 @@ struct DiskReport {
     format: String,
     size: u64,
     table: TableReport,
+    #[serde(skip_serializing_if = "LvmReport::is_empty")]
+    lvm: LvmReport,
     file_systems: Vec<FileSystemReport>,
     guest: Option<Guest>,
     /// Why nothing is known about the guest.
@@ -53,8 +57,8 @@ struct DiskReport {
 
 #[derive(Serialize)]
 struct FileSystemReport {
-    /// 0 for a disk without a partition table.
-    partition: u32,
+    /// 0 for a disk without a partition table, `GROUP/NAME` for a logical volume.
+    partition: VolumeId,
     /// `ext4`, or why the partition cannot be read.
     content: String,
     #[serde(flatten)]
@@ -64,16 +68,17 @@ struct FileSystemReport {
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let disk = Arc::new(open(context, &args.image, &options(args.format, args.trust))?);
     let (format, size) = (disk.format().to_string(), disk.size());
-    let table = Table::read(&disk)?;
-    let volumes = volumes(&disk, table.as_ref())?;
-    let tree = Tree::assemble(&volumes, args.partition);
+    let layout = Layout::read(&disk)?;
+    let volumes = volumes(&disk, &layout)?;
+    let lvm = LvmReport::new(&layout.lvm);
+    let tree = Tree::assemble(&volumes, args.partition.as_ref());
     let guest = tree.and_then(|tree| Guest::inspect(&tree));
     let (guest, no_guest) = match guest {
         Ok(guest) => (Some(guest), None),
         Err(error) => (None, Some(error.to_string())),
     };
     let file_systems = volumes.into_iter().map(FileSystemReport::new).collect();
-    let report = DiskReport { format, size, table: TableReport::new(table, size), file_systems, guest, no_guest };
+    let report = DiskReport { format, size, table: TableReport::new(layout.table, size), lvm, file_systems, guest, no_guest };
     args.report.print(context, &report, DiskReport::text)
 }
 
@@ -91,10 +96,11 @@ impl DiskReport {
     fn text(&self) -> String {
         let mut text = format!("{} image, {}\n", self.format, human_size(self.size));
         text.push_str(&self.table.text());
+        text.push_str(&self.lvm.text());
         for files in &self.file_systems {
-            let place = match files.partition {
-                0 => "whole disk".to_owned(),
-                number => format!("partition {number}"),
+            let place = match &files.partition {
+                VolumeId::Partition(0) => "whole disk".to_owned(),
+                id => id.described(),
             };
             let label = files.names.label.as_ref().map(|label| format!(", label {}", printable(label))).unwrap_or_default();
             text.push_str(&format!("{place}: {}{label}\n", printable(&files.content)));
@@ -113,7 +119,7 @@ fn guest_text(guest: &Guest) -> String {
     let users: Vec<&str> =
         guest.users.iter().filter(|user| user.uid >= 1000 && user.uid < 65534).map(|user| user.name.as_str()).collect();
     let lines = [
-        format!("guest: {}, root on partition {}", printable(name), guest.root_partition),
+        format!("guest: {}, root on {}", printable(name), guest.root_partition.described()),
         format!("host name: {}", printable(guest.hostname.as_deref().unwrap_or("none"))),
         format!("users: {}", if users.is_empty() { "none but the system's".to_owned() } else { printable(users.join(", ")) }),
         format!("cloud-init: {}", yes_no(guest.cloud_init)),

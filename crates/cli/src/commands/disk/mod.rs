@@ -17,6 +17,7 @@ mod inject;
 mod inspect;
 mod ln;
 mod ls;
+mod lvm;
 mod manifest;
 mod mkdir;
 mod mkfs;
@@ -43,7 +44,7 @@ use crate::error::CommandError;
     after_help = "\
 An image is a qcow2 or raw file, a block device, or an export such as
 nbd://HOST/NAME or nbd+unix:///NAME?socket=PATH. `--partition` is needed only
-where it is not clear which partition holds the root file system.
+where it is not clear which partition, or logical volume of LVM, holds the root.
 
 Whatever ends a change before it is done, a power cut too, leaves the old disk or
 the new one. It is made in place, by one transaction of the file system's own

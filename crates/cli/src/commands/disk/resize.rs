@@ -3,7 +3,9 @@
 use imgcore::fs::ext4;
 use serde::Serialize;
 
+use super::attached;
 use super::change::{ChangeArgs, Task, change};
+use super::volume::Via;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::output::{ReportArgs, human_size};
@@ -36,11 +38,19 @@ struct Resized {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    if args.change.volume.via == Via::Nbd {
+        let (old_size, new_size) = attached::resize(context, &args.change, args.fs.0)?;
+        return args.report.print(context, &Resized { old_size, new_size }, Resized::text);
+    }
     let changed = change(context, &args.change, Task::default(), |part| {
         let growth = ext4::grow_to(part, args.fs.0)?;
         Ok(Resized { old_size: growth.old_size, new_size: growth.new_size })
     })?;
-    args.report.print(context, &changed.outcome, |resized| {
-        format!("file system: {} -> {}\n", human_size(resized.old_size), human_size(resized.new_size))
-    })
+    args.report.print(context, &changed.outcome, Resized::text)
+}
+
+impl Resized {
+    fn text(&self) -> String {
+        format!("file system: {} -> {}\n", human_size(self.old_size), human_size(self.new_size))
+    }
 }

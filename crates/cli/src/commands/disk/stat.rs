@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use imgcore::fs::{FileKind, FileSystem, GuestPath, Node};
+use imgcore::fs::{FileKind, GuestPath, Node};
 use serde::Serialize;
 
 use super::ls::name_of;
@@ -64,15 +64,15 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 impl Facts {
     /// Returns what is known of `path`, a link not followed.
     pub(super) fn of(volume: &Volume, path: &GuestPath) -> Result<Self, CommandError> {
-        let files = volume.ext4()?;
+        let files = volume.file_system();
         let found = files.symlink_metadata(path)?;
         let target = if found.kind == FileKind::Symlink { Some(printable(files.read_link(path)?)) } else { None };
-        let device = match files.node(path)? {
+        let device = match volume.node(path)? {
             Some(Node::CharDevice(device) | Node::BlockDevice(device)) => Some((device.major, device.minor)),
             _ => None,
         };
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let xattrs = files.xattrs(path)?.into_iter().map(|(name, value)| (printable(name), hex(&value))).collect();
+        let xattrs = volume.xattrs(path)?.into_iter().map(|(name, value)| (printable(name), hex(&value))).collect();
         Ok(Self {
             path: printable(path.as_str()),
             kind: name_of(found.kind),

@@ -1,18 +1,20 @@
-//! The file system that a command is about: a partition of an image, or all of it.
+//! The file system that a command is about: a partition or logical volume of an image, or all of it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use imgcore::block::{BlockRead, ByteRange, Slice};
-use imgcore::fs::ext4::Ext4;
-use imgcore::fs::{FileSystem, GuestPath};
+use imgcore::block::{BlockRead, Joined};
+use imgcore::fs::ext4::{Ext4, Space};
+use imgcore::fs::{FileSystem, GuestPath, Node};
 use imgcore::image::{Disk, Format};
-use imgcore::partition::{Partition, Table};
+use seed::guest::VolumeId;
 
 use super::attached::Looked;
 use crate::attached::Attached;
 pub(super) use crate::attached::Via;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
+use crate::layout::Layout;
 use crate::mounted::Mounted;
 use crate::open::{TrustArgs, open, options};
 
@@ -22,9 +24,9 @@ pub(super) struct VolumeArgs {
     /// The image's format; it is guessed otherwise
     #[arg(short = 'f', long, value_name = "FORMAT")]
     pub(super) format: Option<Format>,
-    /// The partition by its number; otherwise that of the root
+    /// The partition by number, or GROUP/NAME on LVM; otherwise the root's
     #[arg(long, value_name = "N")]
-    pub(super) partition: Option<u32>,
+    pub(super) partition: Option<VolumeId>,
     /// Who reads and writes the file system
     #[arg(long, value_name = "WAY", value_enum, default_value_t)]
     pub(super) via: Via,
@@ -39,7 +41,7 @@ pub(super) struct VolumeArgs {
 #[derive(Debug)]
 pub(super) enum Volume {
     /// By this program.
-    Native(Box<Ext4<Slice<Disk>>>),
+    Native(Box<Ext4<Joined<Disk>>>),
     /// By the kernel.
     Attached {
         /// What is mounted is gone before its device.
@@ -57,19 +59,31 @@ impl Volume {
             return Ok(Self::Attached { files, _attached });
         }
         let disk = open(context, &args.image, &options(args.format, args.trust))?;
-        let number = choose(&disk, args.partition)?;
-        Ok(Self::Native(Box::new(Ext4::open(window(disk, number)?)?)))
+        let id = choose(&disk, args.partition.as_ref())?;
+        Ok(Self::Native(Box::new(Ext4::open(window(disk, &id)?)?)))
     }
 
-    /// Returns what knows more about ext4 than about file systems.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unsupported`] when the kernel reads it.
-    pub(super) fn ext4(&self) -> Result<&Ext4<Slice<Disk>>, CommandError> {
+    /// Returns how much room there is.
+    pub(super) fn space(&self) -> Result<Space, CommandError> {
         match self {
-            Self::Native(files) => Ok(files),
-            Self::Attached { .. } => Err(native_only()),
+            Self::Native(files) => Ok(files.space()),
+            Self::Attached { files, .. } => Ok(files.space()?),
+        }
+    }
+
+    /// Returns what `path` is when it is a device node, a FIFO or a socket, a link not followed.
+    pub(super) fn node(&self, path: &GuestPath) -> Result<Option<Node>, CommandError> {
+        match self {
+            Self::Native(files) => Ok(files.node(path)?),
+            Self::Attached { files, .. } => Ok(files.node(path)?),
+        }
+    }
+
+    /// Returns all extended attributes of `path`, a link not followed.
+    pub(super) fn xattrs(&self, path: &GuestPath) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, CommandError> {
+        match self {
+            Self::Native(files) => Ok(files.xattrs(path)?),
+            Self::Attached { files, .. } => Ok(files.xattrs(path)?),
         }
     }
 
@@ -89,66 +103,84 @@ impl Volume {
     }
 }
 
-/// Returns the error of what only works with our own ext4.
-pub(super) fn native_only() -> CommandError {
-    CommandError::new(ErrorKind::Unsupported, "this works with ext4 alone, and not by way of the kernel")
-        .hint("leave `--via nbd` out for a file system of ext4")
-}
-
-/// Returns the number of the partition that is meant, 0 for a disk without a table.
+/// Returns the volume that is meant: partition 0 for a disk without a table.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::NotFound`] when there is no such partition, [`ErrorKind::Usage`] when it is not clear which one is meant.
-pub(super) fn choose(disk: &dyn BlockRead, wanted: Option<u32>) -> Result<u32, CommandError> {
-    let Some(table) = Table::read(disk)? else {
-        return match wanted {
-            None | Some(0) => Ok(0),
-            Some(number) => {
-                let message = format!("there is no partition {number}: the disk has no partition table");
-                Err(CommandError::new(ErrorKind::NotFound, message).hint("leave `--partition` out"))
-            }
-        };
-    };
-    match wanted {
-        Some(number) if table.partition(number).is_some() => Ok(number),
-        Some(number) => {
-            Err(CommandError::new(ErrorKind::NotFound, format!("there is no partition {number}")).hint(those_of(&table)))
+/// [`ErrorKind::NotFound`] when there is no such volume, [`ErrorKind::Usage`] when it is not clear which one is meant.
+pub(super) fn choose(disk: &dyn BlockRead, wanted: Option<&VolumeId>) -> Result<VolumeId, CommandError> {
+    let layout = Layout::read(disk)?;
+    if let Some(id) = wanted {
+        check(&layout, id)?;
+        return Ok(id.clone());
+    }
+    if layout.table.is_none() && layout.lvm.physical.is_empty() { Ok(VolumeId::Partition(0)) } else { root(disk, &layout) }
+}
+
+/// Fails when there is no volume `id` that could have a file system.
+pub(super) fn check(layout: &Layout, id: &VolumeId) -> Result<(), CommandError> {
+    let physical = layout.lvm.physical.iter().find(|physical| *id == VolumeId::Partition(physical.partition));
+    if let Some(physical) = physical {
+        let what = if physical.partition == 0 { "the disk".to_owned() } else { id.described() };
+        let error =
+            CommandError::new(ErrorKind::Unsupported, format!("{what} is a physical volume of LVM, and no file system"));
+        let names = layout.names();
+        return Err(match &physical.obstacle {
+            Some(reason) => error.with_source(reason.clone()).hint(names),
+            None => error.hint(names).hint("`--partition GROUP/NAME` is a logical volume in it"),
+        });
+    }
+    match id {
+        VolumeId::Partition(0) if layout.table.is_some() => {
+            Err(CommandError::new(ErrorKind::NotFound, "there is no partition 0").hint(layout.names()))
         }
-        None => root(disk, &table),
+        _ => layout.place(id).map(drop),
     }
 }
 
-/// Returns the part of `disk` that is the partition `number`, all of it for 0.
-pub(super) fn window<D: BlockRead>(disk: D, number: u32) -> Result<Slice<D>, CommandError> {
-    let range = match number {
-        0 => ByteRange::new(0, disk.size()),
-        _ => Table::read(&disk)?.and_then(|table| table.partition(number).map(|partition| partition.range)),
-    };
-    let range = range.ok_or_else(|| CommandError::new(ErrorKind::NotFound, format!("there is no partition {number}")))?;
-    Ok(Slice::open(disk, range)?)
+/// Returns the part of `disk` that is the volume `id`, all of it for partition 0.
+pub(super) fn window<D: BlockRead>(disk: D, id: &VolumeId) -> Result<Joined<D>, CommandError> {
+    Layout::read(&disk)?.open(disk, id)
 }
 
-/// Returns the partition with the guest's root, or the only one with a file system that can be read.
-fn root(disk: &dyn BlockRead, table: &Table) -> Result<u32, CommandError> {
+/// Returns the volume with the guest's root, or the only one with a file system that can be read.
+fn root(disk: &dyn BlockRead, layout: &Layout) -> Result<VolumeId, CommandError> {
     let mut readable = Vec::new();
     let mut roots = Vec::new();
-    for partition in table.partitions.iter().filter(|partition| !partition.is_extended()) {
-        let Ok(files) = Ext4::open(Slice::open(disk, partition.range)?) else { continue };
-        readable.push(partition.number);
+    for (id, place) in layout.volumes() {
+        let Ok(files) = Ext4::open(Joined::open(disk, &place)?) else { continue };
         if looks_like_a_root(&files) {
-            roots.push(partition.number);
+            roots.push(id.clone());
         }
+        readable.push(id);
     }
     match (roots.as_slice(), readable.as_slice()) {
-        ([one], _) | ([], [one]) => Ok(*one),
-        ([], []) => Err(CommandError::new(ErrorKind::Unsupported, "no partition has a file system that can be read")
-            .hint(those_of(table))
-            .hint("`--partition N` says why partition N cannot be read")),
-        _ => Err(CommandError::new(ErrorKind::Usage, "more than one partition could be the root")
-            .hint(those_of(table))
-            .hint("`--partition N` chooses one")),
+        ([one], _) | ([], [one]) => Ok(one.clone()),
+        ([], []) => {
+            let none = CommandError::new(ErrorKind::Unsupported, "no partition has a file system that can be read");
+            Err(refused(layout)
+                .into_iter()
+                .fold(none.hint(layout.names()), CommandError::hint)
+                .hint("`--partition N` says why partition N cannot be read"))
+        }
+        _ => Err(several(layout)),
     }
+}
+
+/// Returns what is said when more than one volume could be meant.
+pub(super) fn several(layout: &Layout) -> CommandError {
+    CommandError::new(ErrorKind::Usage, "more than one partition could be the root")
+        .hint(layout.names())
+        .hint("`--partition N` chooses one")
+}
+
+/// Returns why what is there of LVM is not used.
+pub(super) fn refused(layout: &Layout) -> Vec<String> {
+    let logical = layout.logical().filter_map(|(id, logical)| Some((id, logical.place.as_ref().err()?)));
+    let logical = logical.map(|(id, reason)| format!("the logical volume `{id}` is not used: {reason}"));
+    let physical = layout.lvm.physical.iter().filter_map(|physical| Some((physical.partition, physical.obstacle.as_ref()?)));
+    let physical = physical.map(|(number, reason)| format!("the physical volume in partition {number} is not used: {reason}"));
+    logical.chain(physical).take(HINTS).collect()
 }
 
 pub(super) fn looks_like_a_root(files: &dyn FileSystem) -> bool {
@@ -158,10 +190,5 @@ pub(super) fn looks_like_a_root(files: &dyn FileSystem) -> bool {
     })
 }
 
-pub(super) fn those_of(table: &Table) -> String {
-    let numbers: Vec<String> = table.partitions.iter().map(|Partition { number, .. }| number.to_string()).collect();
-    match numbers.as_slice() {
-        [] => "the partition table is empty".to_owned(),
-        numbers => format!("the image has partitions {}", numbers.join(", ")),
-    }
-}
+/// How many reasons a message has.
+const HINTS: usize = 4;

@@ -11,6 +11,7 @@ use imgcore::fs::{Edit, EditPlan, Error, GuestPath};
 use imgcore::image::{self, ConvertOptions, Format, NewDisk};
 use imgcore::partition::Table;
 use imgcore::qcow2::{CreateOptions, Preallocation};
+use seed::guest::VolumeId;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -48,7 +49,7 @@ pub(super) struct Args {
     format: Option<Format>,
     /// Make it on this partition, not on the whole disk
     #[arg(long, value_name = "N", conflicts_with = "size")]
-    partition: Option<u32>,
+    partition: Option<VolumeId>,
     /// Overwrite what is there
     #[arg(long)]
     force: bool,
@@ -151,13 +152,15 @@ fn refuse_missing(args: &Args, context: &Context) -> Result<(), CommandError> {
 fn make_on_existing(args: &Args, context: &Context, uuid: Uuid) -> Result<Made, CommandError> {
     refuse_missing(args, context)?;
     let image = args.image.clone();
-    let volume = VolumeArgs { format: args.format, partition: args.partition, via: Via::Native, trust: args.trust, image };
-    let number = args.partition.unwrap_or_default();
-    let task = Task { number: Some(number), anew: true, ..Task::default() };
+    let id = args.partition.clone().unwrap_or(VolumeId::Partition(0));
+    let partition = Some(id.clone());
+    let volume = VolumeArgs { format: args.format, partition, via: Via::Native, trust: args.trust, image };
+    let task = Task { volume: Some(id.clone()), anew: true, ..Task::default() };
     let changed = change(context, &ChangeArgs::new(volume, args.undo_log.clone()), task, |part| {
-        let known = if number == 0 && Table::read(part)?.is_some() { Some("a partition table") } else { known_content(part)? };
+        let is_disk = id == VolumeId::Partition(0);
+        let known = if is_disk && Table::read(part)?.is_some() { Some("a partition table") } else { known_content(part)? };
         if let Some(known) = known.filter(|_| !args.force) {
-            let place = if number == 0 { "the disk".to_owned() } else { format!("partition {number}") };
+            let place = if is_disk { "the disk".to_owned() } else { id.described() };
             return Err(CommandError::new(ErrorKind::Refused, format!("{place} has {known} on it"))
                 .hint("`--force` overwrites it")
                 .hint("`vmimg disk inspect` shows what is there"));

@@ -6,10 +6,8 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use imgcore::block::{BlockRead, ByteRange, Slice, extents};
-use imgcore::fs::ext4::Ext4;
-use imgcore::fs::{FileKind, FileSystem, GuestPath, Metadata, Node};
-use imgcore::image::Disk;
+use imgcore::block::{BlockRead, ByteRange, extents};
+use imgcore::fs::{FileKind, GuestPath, Metadata, Node};
 use tar::{EntryType, Header};
 use tempfile::NamedTempFile;
 
@@ -93,8 +91,8 @@ impl<'a> Output<'a> {
 /// [`ErrorKind::Refused`] when `path` itself is a link; the failures of the file system and of the output.
 pub(in crate::commands::disk) fn write(output: Output<'_>, volume: &Volume, path: &GuestPath) -> Result<(), CommandError> {
     let context = output.context;
-    let files = volume.ext4()?;
-    let mut archive = Archive { output, files, seen: BTreeMap::new() };
+    let files = volume.file_system();
+    let mut archive = Archive { output, volume, seen: BTreeMap::new() };
     let top = files.symlink_metadata(path)?;
     if top.kind == FileKind::Symlink {
         let target = printable(files.read_link(path)?);
@@ -115,7 +113,7 @@ pub(in crate::commands::disk) fn write(output: Output<'_>, volume: &Volume, path
 
 struct Archive<'a> {
     output: Output<'a>,
-    files: &'a Ext4<Slice<Disk>>,
+    volume: &'a Volume,
     /// Names of the files that have several, by inode.
     seen: BTreeMap<u64, String>,
 }
@@ -152,9 +150,9 @@ impl Archive<'_> {
         }
         self.attributes(&mut head, path)?;
         if kind == EntryType::Symlink {
-            head.set_link(&self.files.read_link(path)?);
+            head.set_link(&self.volume.file_system().read_link(path)?);
         }
-        if let Some(Node::CharDevice(device) | Node::BlockDevice(device)) = self.files.node(path)? {
+        if let Some(Node::CharDevice(device) | Node::BlockDevice(device)) = self.volume.node(path)? {
             let set = head.header.set_device_major(device.major).and_then(|()| head.header.set_device_minor(device.minor));
             set.map_err(|error| CommandError::io(format!("`{path}` has no place in an archive"), error))?;
         }
@@ -163,7 +161,7 @@ impl Archive<'_> {
 
     /// Adds records for the extended attributes of a file, its label and access lists as GNU tar has them.
     fn attributes(&self, head: &mut Head, path: &GuestPath) -> Result<(), CommandError> {
-        for (name, value) in self.files.xattrs(path)? {
+        for (name, value) in self.volume.xattrs(path)? {
             let list = match name.as_slice() {
                 b"system.posix_acl_access" => Some("SCHILY.acl.access"),
                 b"system.posix_acl_default" => Some("SCHILY.acl.default"),
@@ -205,7 +203,7 @@ impl Archive<'_> {
     ///
     /// Spec: GNU tar manual, "Storing Sparse Files", PAX format 1.0.
     fn put_file(&mut self, mut head: Head, path: &GuestPath, name: &str) -> Result<(), CommandError> {
-        let contents = self.files.open_file(path)?;
+        let contents = self.volume.open_file(path)?;
         let size = contents.size();
         let mut data = Vec::new();
         for extent in extents(&contents, ByteRange::new(0, size).unwrap_or_default()) {

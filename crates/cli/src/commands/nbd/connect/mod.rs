@@ -6,13 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use imgcore::block::{BlockRead, ByteRange, Joined};
 use imgcore::image::Format;
 use imgcore::nbd::attach::Device;
-use imgcore::nbd::server::Export;
+use imgcore::nbd::server::{Export, ServedDisk};
+use seed::guest::VolumeId;
 
-use super::serve::disk::{Overlays, ReadOnly, Writable};
+use super::serve::disk::{Overlays, Part, ReadOnly, Writable};
 use crate::context::Context;
 use crate::error::CommandError;
+use crate::layout::Layout;
 use crate::open::{self, TrustArgs};
 use crate::output::{ReportArgs, warn};
 use crate::tool::{Background, Tool};
@@ -24,12 +27,15 @@ It prints the device and its partitions, which are there when it returns, and
 goes on in the background until `vmimg nbd disconnect`. However its processes
 end, the device is disconnected.
 
-Needs root and the kernel's nbd driver (`modprobe nbd`).
+Needs root and the kernel's nbd driver (`modprobe nbd`). This machine's own LVM
+finds physical volumes on such a device; of `--partition` it sees no more than
+the logical volume.
 
 Examples:
   vmimg nbd connect web1.qcow2
   vmimg nbd connect --read-only -f raw disk.raw /dev/nbd3
-  vmimg nbd connect --cow --foreground web1.qcow2")]
+  vmimg nbd connect --cow --foreground web1.qcow2
+  vmimg nbd connect --partition debian/root web1.qcow2")]
 pub(super) struct Args {
     /// The format of the image; it is guessed otherwise
     #[arg(short = 'f', long, value_name = "FORMAT")]
@@ -40,6 +46,9 @@ pub(super) struct Args {
     /// Let writes go to a private overlay, which is dropped at the end
     #[arg(long, conflicts_with = "read_only")]
     cow: bool,
+    /// Connect this partition alone, or the logical volume GROUP/NAME
+    #[arg(long, value_name = "N")]
+    partition: Option<VolumeId>,
     /// Stay in front, until SIGINT, SIGTERM or `vmimg nbd disconnect`
     #[arg(long)]
     foreground: bool,
@@ -104,25 +113,50 @@ fn background(args: &Args, context: &Context) -> Result<Tool, CommandError> {
     if let Some(format) = &args.format {
         tool = tool.args(["--format", format]);
     }
+    if let Some(id) = &args.partition {
+        tool = tool.args(["--partition", &id.to_string()]);
+    }
     Ok(tool.arg("--").arg(&args.image).args(&args.device))
 }
 
-/// Opens the image.
+/// Opens the image, or a part of it.
 fn export(args: &Args, context: &Context) -> Result<Export, CommandError> {
+    let (disk, place) = disk(args, context)?;
+    let disk = match place {
+        Some(place) => Box::new(Part(Joined::open(disk, &place)?)),
+        None => disk,
+    };
+    Ok(Export::new("", disk, args.read_only))
+}
+
+/// A disk, and where a part of it lies when it is not all of the image.
+type Served = (Box<dyn ServedDisk>, Option<Vec<ByteRange>>);
+
+/// Opens the image, and finds the part of it that is meant.
+fn disk(args: &Args, context: &Context) -> Result<Served, CommandError> {
     let options = open::options(args.format.as_deref().map(str::parse::<Format>).transpose()?, args.trust);
+    let place = |disk: &dyn BlockRead| -> Result<Option<Vec<ByteRange>>, CommandError> {
+        args.partition.as_ref().map(|id| Layout::read(disk)?.place(id)).transpose()
+    };
     if args.read_only {
         let disk = open::open(context, &args.image, &options)?;
-        return Ok(Export::new("", Box::new(ReadOnly(disk)), true));
+        let place = place(&disk)?;
+        return Ok((Box::new(ReadOnly(disk)), place));
     }
     if args.cow {
         let base = Arc::new(open::open(context, &args.image, &options)?);
-        return Ok(Export::new("", Overlays::new(base, context).make()?, false));
+        let place = place(&base)?;
+        return Ok((Overlays::new(base, context).make()?, place));
     }
     let disk = open::open_writable(context, &args.image, &options)?;
     if args.format.is_none() && disk.format() == Format::Raw {
         warn(context, format!("the format of `{}` was guessed to be raw; `-f raw` declares it", args.image.display()));
     }
-    Ok(Export::new("", Box::new(Writable(disk)), false))
+    let place = place(&disk)?;
+    if let Some(id) = &args.partition {
+        Layout::read(&disk)?.refuse_read_only(id)?;
+    }
+    Ok((Box::new(Writable(disk)), place))
 }
 
 /// Returns the time that `seconds` is, if there is one.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use imgcore::block::{BlockRead, BlockWrite, ByteRange, Error, ErrorKind, Extent, Hole};
+use imgcore::block::{BlockRead, BlockWrite, ByteRange, Error, ErrorKind, Extent, Hole, Joined};
 use imgcore::image::{Disk, WritableDisk};
 use imgcore::nbd::server::ServedDisk;
 use imgcore::qcow2::{self, CreateOptions, Image};
@@ -19,6 +19,10 @@ pub(in crate::commands::nbd) struct Writable(pub(in crate::commands::nbd) Writab
 /// An image that clients may read.
 #[derive(Debug)]
 pub(in crate::commands::nbd) struct ReadOnly(pub(in crate::commands::nbd) Disk);
+
+/// A partition or logical volume of an image.
+#[derive(Debug)]
+pub(in crate::commands::nbd) struct Part(pub(in crate::commands::nbd) Joined<Box<dyn ServedDisk>>);
 
 /// A client's own copy: what it writes is in a file without a name, gone with it.
 #[derive(Debug)]
@@ -53,6 +57,7 @@ macro_rules! forward_read {
 forward_read!(Writable, 0);
 forward_read!(ReadOnly, 0);
 forward_read!(Overlay, image);
+forward_read!(Part, 0);
 
 impl BlockWrite for Writable {
     fn write_all_at(&mut self, buf: &[u8], offset: u64) -> Result<(), Error> {
@@ -104,6 +109,24 @@ impl ServedDisk for ReadOnly {
 
 fn read_only() -> Error {
     Error::new(ErrorKind::ReadOnly, "the image is open for reading only")
+}
+
+impl BlockWrite for Part {
+    fn write_all_at(&mut self, buf: &[u8], offset: u64) -> Result<(), Error> {
+        self.0.write_all_at(buf, offset)
+    }
+    fn write_zeroes_at(&mut self, range: ByteRange, hole: Hole) -> Result<(), Error> {
+        self.0.write_zeroes_at(range, hole)
+    }
+    fn flush(&mut self) -> Result<(), Error> {
+        self.0.flush()
+    }
+}
+
+impl ServedDisk for Part {
+    fn close(&mut self) -> Result<(), Error> {
+        self.0.disk_mut().close()
+    }
 }
 
 impl BlockWrite for Overlay {

@@ -13,7 +13,7 @@ for options in "-O quota,project" "-b 1024 -O quota,^extent,^64bit" "-O quota,pr
   rm -f a.qcow2
   must vmimg image create -f qcow2 a.qcow2 80M
   must vmimg nbd connect a.qcow2 /dev/nbd0
-  must mke2fs -q -t ext4 $options /dev/nbd0
+  must /bin/mke2fs -q -t ext4 $options /dev/nbd0
   must mount -t ext4 /dev/nbd0 /mnt
   for id in 5 7 1000 70000 3000000000 $(seq 2000 2060); do
     must mkdir -p /mnt/k/$id

@@ -21,7 +21,7 @@ use imgcore::storage::{Access, FileDisk};
 use seed::guest::VolumeId;
 
 pub(super) use self::logged::about;
-use super::volume::{VolumeArgs, choose, window};
+use super::volume::{VolumeArgs, choose, refuse_other, window};
 use crate::context::Context;
 use crate::draft::Draft;
 use crate::error::{CommandError, ErrorKind};
@@ -212,7 +212,11 @@ fn stage<T>(
         VolumeId::Logical { .. } if task.grow_partition => return Err(not_grown(&id)),
         _ => None,
     };
-    let outcome = work(&mut window(&mut staged, &id)?)?;
+    let mut volume = window(&mut staged, &id)?;
+    if !task.anew {
+        refuse_other(&volume, &id)?;
+    }
+    let outcome = work(&mut volume)?;
     let size = staged.size();
     Ok(Changing { changed: Changed { outcome, grown }, changes: staged.into_changes(), size })
 }

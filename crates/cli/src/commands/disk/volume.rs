@@ -17,6 +17,7 @@ use crate::error::{CommandError, ErrorKind};
 use crate::layout::Layout;
 use crate::mounted::Mounted;
 use crate::open::{TrustArgs, open, options};
+use crate::volumes::{BTRFS, EXT, XFS, known_content};
 
 /// Which file system of which image.
 #[derive(Debug, clap::Args)]
@@ -60,7 +61,9 @@ impl Volume {
         }
         let disk = open(context, &args.image, &options(args.format, args.trust))?;
         let id = choose(&disk, args.partition.as_ref())?;
-        Ok(Self::Native(Box::new(Ext4::open(window(disk, &id)?)?)))
+        let volume = window(disk, &id)?;
+        refuse_other(&volume, &id)?;
+        Ok(Self::Native(Box::new(Ext4::open(volume)?)))
     }
 
     /// Returns how much room there is.
@@ -141,6 +144,21 @@ pub(super) fn check(layout: &Layout, id: &VolumeId) -> Result<(), CommandError> 
 /// Returns the part of `disk` that is the volume `id`, all of it for partition 0.
 pub(super) fn window<D: BlockRead>(disk: D, id: &VolumeId) -> Result<Joined<D>, CommandError> {
     Layout::read(&disk)?.open(disk, id)
+}
+
+/// Refuses a volume of which it is known that it holds something else than ext2, ext3 or ext4.
+pub(super) fn refuse_other(volume: &dyn BlockRead, id: &VolumeId) -> Result<(), CommandError> {
+    match known_content(volume)? {
+        None | Some(EXT) => Ok(()),
+        Some(name) => {
+            let what = if *id == VolumeId::Partition(0) { "the disk".to_owned() } else { id.described() };
+            let error = CommandError::new(ErrorKind::Unsupported, format!("{what} holds {name}, which is not supported"));
+            Err(match name {
+                XFS | BTRFS => error.hint("`--via nbd` has the kernel read and change it, for root"),
+                _ => error,
+            })
+        }
+    }
 }
 
 /// Returns the volume with the guest's root, or the only one with a file system that can be read.

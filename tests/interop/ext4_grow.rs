@@ -21,6 +21,11 @@ fn file_system(folder: &TempDir, options: &[String], size: u64) -> PathBuf {
     let _old = std::fs::remove_file(&path);
     FileDisk::create_new(&path).unwrap().resize(size).unwrap();
     Tool::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).arg(&tree).args(options).arg(&path).run();
+    if options.iter().any(|option| option == "quota") {
+        // mke2fs does not count what it puts in.
+        let output = Tool::new("e2fsck").arg("-fy").arg(&path).output();
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&output.stdout));
+    }
     path
 }
 

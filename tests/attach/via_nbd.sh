@@ -54,6 +54,7 @@ for kind in ext4 xfs btrfs; do
   must vmimg disk stat --via nbd a.qcow2 /dev/null /srv/www/a/b
   said 'char-device 1, 3'
   said 'user.a 00ff'
+  rm -f all.tar
   must vmimg disk get --via nbd --tar all.tar a.qcow2 /srv
   must tar -t -f all.tar
   said '^./www/a/b$'

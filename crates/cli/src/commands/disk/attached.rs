@@ -124,6 +124,14 @@ pub(super) fn carry_out(context: &Context, args: &ChangeArgs, plan: &mut EditPla
 /// How large something was, and is, in bytes.
 pub(super) type Sizes = (u64, u64);
 
+/// Returns the volume that is meant.
+pub(super) fn find(context: &Context, args: &VolumeArgs) -> Result<VolumeId, CommandError> {
+    let looked = Looked::open(context, args)?;
+    drop(looked.volumes);
+    looked.attached.close()?;
+    Ok(looked.target.id)
+}
+
 /// Gives the volume that `args` name, and the file system in it, the space that the disk has. The image is as it was after a
 /// failure.
 pub(super) fn grow(context: &Context, args: &ChangeArgs) -> Result<(Option<(u32, Growth)>, Sizes), CommandError> {

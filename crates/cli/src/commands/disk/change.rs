@@ -213,10 +213,14 @@ fn stage<T>(
         _ => None,
     };
     let mut volume = window(&mut staged, &id)?;
-    if !task.anew {
-        refuse_other(&volume, &id)?;
-    }
-    let outcome = work(&mut volume)?;
+    let outcome = match work(&mut volume) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            // That it is something else explains more than that it is a broken ext4.
+            refuse_other(&volume, &id)?;
+            return Err(error);
+        }
+    };
     let size = staged.size();
     Ok(Changing { changed: Changed { outcome, grown }, changes: staged.into_changes(), size })
 }

@@ -65,7 +65,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         return args.report.print(context, &Grown { partition, file_system }, Grown::text);
     }
     let size = args.size.map(|size| size.0.checked_next_multiple_of(512).unwrap_or(size.0));
-    let task = Task { size, grow_partition: true, ..Task::default() };
+    let by_kernel = (args.change.volume.via == Via::Nbd).then(|| attached::find(context, &args.change.volume));
+    let task = Task { volume: by_kernel.transpose()?, size, grow_partition: true, ..Task::default() };
     let changed = change(context, &args.change, task, |part| match args.no_fs {
         true => Ok(None),
         false => Ok(Some(ext4::grow(part)?)),

@@ -215,6 +215,7 @@ fn stage<T>(
     let mut volume = window(&mut staged, &id)?;
     let outcome = match work(&mut volume) {
         Ok(outcome) => outcome,
+        Err(error) if task.anew => return Err(error),
         Err(error) => {
             // That it is something else explains more than that it is a broken ext4.
             refuse_other(&volume, &id)?;

@@ -59,17 +59,24 @@ forward_read!(ReadOnly, 0);
 forward_read!(Overlay, image);
 forward_read!(Part, 0);
 
-impl BlockWrite for Writable {
-    fn write_all_at(&mut self, buf: &[u8], offset: u64) -> Result<(), Error> {
-        self.0.write_all_at(buf, offset)
-    }
-    fn write_zeroes_at(&mut self, range: ByteRange, hole: Hole) -> Result<(), Error> {
-        self.0.write_zeroes_at(range, hole)
-    }
-    fn flush(&mut self) -> Result<(), Error> {
-        self.0.flush()
-    }
+macro_rules! forward_write {
+    ($name:ty) => {
+        impl BlockWrite for $name {
+            fn write_all_at(&mut self, buf: &[u8], offset: u64) -> Result<(), Error> {
+                self.0.write_all_at(buf, offset)
+            }
+            fn write_zeroes_at(&mut self, range: ByteRange, hole: Hole) -> Result<(), Error> {
+                self.0.write_zeroes_at(range, hole)
+            }
+            fn flush(&mut self) -> Result<(), Error> {
+                self.0.flush()
+            }
+        }
+    };
 }
+
+forward_write!(Writable);
+forward_write!(Part);
 
 impl ServedDisk for Writable {
     fn write_zeroes_fast(&mut self, range: ByteRange, hole: Hole) -> Result<bool, Error> {
@@ -109,18 +116,6 @@ impl ServedDisk for ReadOnly {
 
 fn read_only() -> Error {
     Error::new(ErrorKind::ReadOnly, "the image is open for reading only")
-}
-
-impl BlockWrite for Part {
-    fn write_all_at(&mut self, buf: &[u8], offset: u64) -> Result<(), Error> {
-        self.0.write_all_at(buf, offset)
-    }
-    fn write_zeroes_at(&mut self, range: ByteRange, hole: Hole) -> Result<(), Error> {
-        self.0.write_zeroes_at(range, hole)
-    }
-    fn flush(&mut self) -> Result<(), Error> {
-        self.0.flush()
-    }
 }
 
 impl ServedDisk for Part {

@@ -88,7 +88,7 @@ impl QuotaFile {
         if !is_same && let Some(place) = self.blocks.at_mut(0).ok().and_then(|block| block.first_chunk_mut()) {
             *place = bytes;
         }
-        let size = u64::from(self.blocks.count()).saturating_mul(1024);
+        let size = u64::from(self.blocks.count()).saturating_mul(u64::try_from(BLOCK).unwrap_or_default());
         (size, self.blocks.changed().map(|(number, block)| (number, *block)).collect())
     }
 

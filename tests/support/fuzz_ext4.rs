@@ -4,7 +4,7 @@
 //! hurts: fields of the superblock, descriptors, inodes, maps, folders and extended attributes. [`damage`] damages one kind of
 //! structure, and gives it the right checksum again.
 
-use imgcore::block::{Change, MemoryDisk, Resize as _, Staged};
+use imgcore::block::{MemoryDisk, Resize as _, Staged};
 use imgcore::fs::ext4::{Commit, Editor, Ext4, Timestamp, grow, verify};
 use imgcore::fs::{Attributes, Content, Edit, EditPlan, FileSystem as _, GuestPath};
 
@@ -43,16 +43,9 @@ pub fn outcomes(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
 }
 
 fn merged(before: &[u8], staged: &Staged<&MemoryDisk>) -> Vec<u8> {
-    let mut bytes = before.to_vec();
-    for change in staged.changes() {
-        let range = change.range().start() as usize..change.range().end() as usize;
-        match change {
-            Change::Data(_, new) => bytes[range].copy_from_slice(new),
-            Change::Zeroes(_) => bytes[range].fill(0),
-            Change::Source(_, source, from) => source.read_exact_at(&mut bytes[range], from).unwrap(),
-        }
-    }
-    bytes
+    let mut disk = MemoryDisk::new(before.to_vec());
+    staged.changes().iter().try_for_each(|change| change.write_to(&mut disk)).unwrap();
+    disk.into_bytes()
 }
 
 fn committed(before: &[u8], staged: &Staged<&MemoryDisk>) -> Option<Vec<u8>> {

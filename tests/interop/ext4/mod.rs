@@ -11,6 +11,7 @@ mod links;
 mod model;
 mod mounted;
 mod names;
+mod peer;
 mod quota;
 mod random;
 mod read;
@@ -18,7 +19,7 @@ mod read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use imgcore::block::{Change, MemoryDisk, Staged};
+use imgcore::block::{MemoryDisk, Staged};
 use imgcore::fs::ext4::{Editor, Timestamp};
 use imgcore::fs::{Edit, EditPlan, Error, GuestPath};
 use tempfile::TempDir;
@@ -139,16 +140,9 @@ impl Image {
 
 /// What was changed, on the disk below.
 pub(crate) fn kept(staged: &Staged<MemoryDisk>) -> MemoryDisk {
-    let mut bytes = staged.base().clone().into_bytes();
-    for change in staged.changes() {
-        let range = change.range().start() as usize..change.range().end() as usize;
-        match change {
-            Change::Data(_, new) => bytes[range].copy_from_slice(new),
-            Change::Zeroes(_) => bytes[range].fill(0),
-            Change::Source(_, source, from) => source.read_exact_at(&mut bytes[range], from).unwrap(),
-        }
-    }
-    MemoryDisk::new(bytes)
+    let mut disk = staged.base().clone();
+    staged.changes().iter().try_for_each(|change| change.write_to(&mut disk)).unwrap();
+    disk
 }
 
 pub(crate) fn path(text: &str) -> GuestPath {

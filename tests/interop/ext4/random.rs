@@ -32,7 +32,7 @@ fn name(random: &mut Random) -> String {
     (0..=random.below(3)).map(|_| part(random)).collect()
 }
 
-fn step(random: &mut Random, largest: usize) -> Step {
+pub(super) fn step(random: &mut Random, largest: usize) -> Step {
     let name = name(random);
     let mode = u32::try_from(random.below(0o10000)).unwrap() & !0o2000;
     match random.below(14) {
@@ -46,14 +46,14 @@ fn step(random: &mut Random, largest: usize) -> Step {
     }
 }
 
-fn tree(image: &Image) -> BTreeMap<String, Node> {
+pub(super) fn tree(image: &Image) -> BTreeMap<String, Node> {
     let mut found = BTreeMap::new();
     walk(&Ext4::open(image.disk()).unwrap(), "", &mut found);
     found
 }
 
 #[track_caller]
-fn assert_same(found: &BTreeMap<String, Node>, expected: &BTreeMap<String, Node>, note: &str) {
+pub(super) fn assert_same(found: &BTreeMap<String, Node>, expected: &BTreeMap<String, Node>, note: &str) {
     let names = |tree: &BTreeMap<String, Node>| tree.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(found), names(expected), "{note}");
     let differs = expected.iter().find(|(name, node)| &found[*name] != *node).map(|(name, _)| name);

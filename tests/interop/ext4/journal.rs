@@ -187,6 +187,31 @@ fn a_kernel_that_lost_power_left_what_we_replay_and_the_files_that_it_had_open_a
 }
 
 #[test]
+fn fast_commits_of_a_kernel_are_not_dropped() {
+    let image = Image::with(64 << 20, "-O fast_commit", None);
+    let mounted = Mounted::open(&image.path, "commit=300").unwrap();
+    mounted.shell("chmod 777 .; echo 1 > old; sync");
+    // Each is on the disk when its fsync ends, and in no transaction yet.
+    for name in ["first", "second"] {
+        let path = mounted.path(name);
+        std::fs::write(&path, name).unwrap();
+        std::fs::File::open(&path).unwrap().sync_all().unwrap();
+    }
+    let copy = copy_of(&image.path);
+    mounted.shell("sync");
+    let after = copy_of(&image.path);
+    drop(mounted);
+    assert!(tree(&replayed(&copy)).contains_key("/second"));
+    let before = copy.disk().into_bytes();
+    let error = copy.apply(vec![write("/new", vec![1])]).unwrap_err().to_string();
+    assert!(error.contains("has fast commits in its journal") && error.contains("run e2fsck"), "{error}");
+    assert!(Ext4::open(copy.disk()).unwrap_err().to_string().contains("has fast commits"));
+    assert_eq!(copy.disk().into_bytes(), before);
+    // A transaction has taken them over, and they stay where they were.
+    assert_same_as_e2fsck(&after);
+}
+
+#[test]
 fn a_file_that_was_being_cut_is_cut_to_its_size() {
     for shape in ["debian-12", "cirros", "debian-13"] {
         let image = Image::make(shape, None);

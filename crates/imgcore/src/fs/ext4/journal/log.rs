@@ -12,8 +12,8 @@ use crate::fs::Error;
 /// A journal that is kept in a file of its file system: where its blocks are, and its superblock.
 ///
 /// ```text
-/// block 0      s_first                                           last             s_maxlen
-/// | superblock | log, written in a circle from s_first to last   | fast commits   |
+/// block 0      s_first                                           last      last + 1         s_maxlen
+/// | superblock | log, written in a circle from s_first to last   | nothing | fast commits   |
 /// ```
 #[derive(Debug)]
 pub(in crate::fs::ext4) struct Journal {
@@ -120,11 +120,9 @@ impl Journal {
 
     /// Refuses fast commits that would be replayed behind the transaction before `next`.
     pub(super) fn check_fast_commits<D: BlockRead + ?Sized>(&self, disk: &D, next: u32) -> Result<(), Error> {
-        if self.last == self.raw.s_maxlen.get() {
-            return Ok(());
-        }
+        let Some(area) = self.last.checked_add(1).filter(|area| *area < self.raw.s_maxlen.get()) else { return Ok(()) };
         let mut block = vec![0; self.format.block_size];
-        self.read(disk, self.last, &mut block)?;
+        self.read(disk, area, &mut block)?;
         // Spec: "EXT4_FC_TAG_HEAD: Stores the TID of the transaction after which these fast commits should be applied."
         let head = block.get(..2).and_then(|tag| tag.first_chunk()).map(|tag| u16::from_le_bytes(*tag));
         // A number of the log's past is that of commits which a later transaction holds.

@@ -165,6 +165,26 @@ fn a_block_map_reaches_into_its_double_and_triple_indirect_blocks() {
 }
 
 #[test]
+fn files_that_are_one_hole_are_put_where_there_are_block_maps() {
+    for arguments in ["-t ext2 -b 1024", "-t ext3 -b 4096"] {
+        let image = Image::with(20 << 20, arguments, None);
+        let hole = |size| {
+            let mut disk = Staged::new(MemoryDisk::default());
+            disk.resize(size).unwrap();
+            Content::Disk(Arc::new(disk))
+        };
+        // Within the inode's own pointers, behind them, and behind each kind of indirect block.
+        for size in [1, 12_288, 12_289, 100_000, 5_000_000, 80_000_000] {
+            let name = format!("/hole-{size}");
+            let edit = write(&name, hole(size), Attributes::default());
+            image.apply(vec![edit]).unwrap_or_else(|error| panic!("{arguments}, {size}: {error}"));
+            assert!(image.debugfs(&format!("stat {name}")).contains("Blockcount: 0\n"), "{name}");
+        }
+        image.assert_clean();
+    }
+}
+
+#[test]
 fn a_block_map_that_runs_in_a_circle_or_out_of_the_file_system_is_an_error() {
     let image = Image::with(20 << 20, "-t ext2 -b 1024", None);
     image.apply(vec![write("/large", pattern(3_000_000), Attributes::default())]).unwrap();

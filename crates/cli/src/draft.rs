@@ -23,7 +23,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Copies the regular file `original`, with its owner and permissions, and locks it against other programs.
+    /// Copies the regular file at `path`, with its owner, permissions and attributes, and locks it against other programs.
     ///
     /// # Errors
     ///
@@ -47,7 +47,8 @@ impl Draft {
             CommandError::io(format!("cannot keep the owner of `{}`", target.display()), error.into())
                 .hint("run this as the owner of the image")
         })?;
-        copy.keep_attributes()?;
+        copy.keep_attributes()
+            .map_err(|error| CommandError::from(error).hint("`--in-place` or `--undo-log FILE` changes the file itself"))?;
         Ok(Self { copy, _lock: lock })
     }
 

@@ -9,6 +9,7 @@ mod lock;
 mod replace;
 mod writeback;
 
+mod xattrs;
 pub use file::{Access, FileDisk};
 pub use lock::{Lock, LockKind};
 pub use replace::Replacement;

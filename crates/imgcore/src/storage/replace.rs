@@ -7,7 +7,7 @@ use rustix::fs::{CWD, IFlags, RenameFlags, ioctl_getflags, ioctl_setflags, renam
 use rustix::io::Errno;
 
 use super::duplicate::duplicate;
-use super::{Access, FileDisk};
+use super::{Access, FileDisk, xattrs};
 use crate::block::{BlockRead, BlockWrite, ByteRange, Error, ErrorKind, Extent, Hole, Resize};
 
 /// A file that is written beside the one it will replace: `.NAME.XXXXXX` in the same folder, then one rename.
@@ -95,19 +95,22 @@ impl Replacement {
         Ok(())
     }
 
-    /// Gives the file the mode and, where that is allowed, the owner of the file that it will replace.
+    /// Gives the file the mode, the access list, the label and all other extended attributes of the file that it will replace and,
+    /// where that is allowed, its owner.
     ///
     /// # Errors
     ///
-    /// The failure of the operating system.
+    /// [`ErrorKind::Refused`] when an attribute cannot be kept; otherwise the failure of the operating system.
     pub fn keep_attributes(&self) -> Result<(), Error> {
         match self.keep_owner() {
             Err(error) if error.kind() != ErrorKind::PermissionDenied => return Err(error),
             _ => {}
         }
         let cannot = |error| Error::from_io(format!("cannot keep the mode of `{}`", self.target.display()), error);
-        let old = fs::metadata(&self.target).map_err(cannot)?;
-        self.set_permissions(old.permissions())
+        let old = File::open(&self.target).map_err(cannot)?;
+        // Before the mode: with an access list, the permissions of the group are its mask.
+        xattrs::keep(&old, self.disk.file(), &self.target)?;
+        self.set_permissions(old.metadata().map_err(cannot)?.permissions())
     }
 
     /// Sets the permissions of the file.

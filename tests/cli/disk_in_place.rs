@@ -119,6 +119,42 @@ fn a_block_device_is_changed_in_place_unless_it_is_in_use() {
 }
 
 #[test]
+fn a_file_behind_a_loop_device_is_left_alone_and_stays_readable() {
+    let sandbox = disk();
+    sandbox.file("motd", "hello\n");
+    sandbox.tool("mke2fs").args(["-q", "-t", "ext4", "-d", "tree", "live.raw", "32M"]).run();
+    fs::hard_link(sandbox.path("live.raw"), sandbox.path("other name")).unwrap();
+    let before = fs::read(sandbox.path("disk.raw")).unwrap();
+    let writes = [
+        "disk put live.raw motd /etc/motd",
+        "disk put --copy live.raw motd /etc/motd",
+        "disk put --undo-log log live.raw motd /etc/motd",
+        "disk mkfs --force ext4 live.raw",
+        "nbd serve --socket socket live.raw",
+    ];
+    let refused = |line: &str| {
+        let refused = sandbox.run(line);
+        assert_ne!(refused.status, 0, "{line}: {refused}");
+        assert!(refused.stderr.contains("live.raw` is in use: it is behind the loop device `/dev/loop"), "{line}: {refused}");
+    };
+    for options in ["rw", "ro"] {
+        let _mounted = Mounted::open(&sandbox.path("live.raw"), options).unwrap();
+        writes.iter().for_each(|line| refused(line));
+        refused("image resize -f raw live.raw 64M");
+        refused("image convert -f raw -O raw disk.raw live.raw");
+        assert_eq!(sandbox.done("disk cat live.raw /etc/hostname"), "base\n");
+    }
+    let device = Loop::attach(&sandbox.path("other name"));
+    writes.iter().for_each(|line| refused(line));
+    drop(device);
+    let device = Loop::attach_read_only(&sandbox.path("live.raw"));
+    sandbox.done("disk put --in-place live.raw motd /etc/motd");
+    drop(device);
+    sandbox.tool("e2fsck").args(["-fn", "live.raw"]).run();
+    assert!(fs::read(sandbox.path("disk.raw")).unwrap() == before);
+}
+
+#[test]
 fn the_disk_of_an_image_is_made_larger_with_its_file_system() {
     let sandbox = disk();
     sandbox.tool("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2", "disk.raw", "disk.qcow2"]).run();

@@ -21,6 +21,16 @@ impl Loop {
         Self { path: as_root("losetup").args(["--find", "--show"]).arg(file).run().trim().to_owned() }
     }
 
+    /// As [`Loop::attach`], for reading alone.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    #[track_caller]
+    pub fn attach_read_only(file: &Path) -> Self {
+        Self { path: as_root("losetup").args(["--find", "--show", "--read-only"]).arg(file).run().trim().to_owned() }
+    }
+
     /// Puts the `size` bytes from `offset` of `file` behind a loop device.
     ///
     /// # Panics

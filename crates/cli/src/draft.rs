@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use imgcore::storage::{FileDisk, Lock, LockKind, Replacement};
-use rustix::fs::{Access, access};
+use imgcore::storage::{Access, FileDisk, Lock, LockKind, Replacement};
+use rustix::fs::access;
 
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
@@ -29,17 +29,19 @@ impl Draft {
     ///
     /// [`ErrorKind::Refused`] when another program uses it, when it is a block device, has other names, may not be written or has
     /// an owner that cannot be kept, [`ErrorKind::Interrupted`], otherwise the failure of the operating system.
-    pub fn copy_of(context: &Context, original: &FileDisk) -> Result<Self, CommandError> {
-        let cannot = |error| CommandError::io(format!("cannot copy `{}`", original.path().display()), error);
+    pub fn copy_of(context: &Context, path: &Path) -> Result<Self, CommandError> {
+        let cannot = |error| CommandError::io(format!("cannot copy `{}`", path.display()), error);
         // The file itself is replaced, not a link to it.
-        let target = fs::canonicalize(original.path()).map_err(cannot)?;
-        let lock = Lock::acquire(original, LockKind::Write)?;
+        let target = fs::canonicalize(path).map_err(cannot)?;
         refuse_read_only(&target)?;
+        // It is not written, but whoever uses it minds the replacement as much.
+        let original = FileDisk::open(&target, Access::ReadWrite)?;
+        let lock = Lock::acquire(&original, LockKind::Write)?;
         let metadata = original.file().metadata().map_err(cannot)?;
         refuse_unsuitable(&target, &metadata)?;
         let mut copy = Replacement::create_private(&target, context.entropy(None).next_u64())?;
         let mut progress = Progress::bytes(context, "copying", metadata.len());
-        copy.copy_from(original, |done| {
+        copy.copy_from(&original, |done| {
             progress.set(done);
             context.interrupt().check()
         })?;
@@ -70,7 +72,7 @@ impl Draft {
 
 /// A file that its permissions protect is not replaced either, although its folder would allow it.
 fn refuse_read_only(target: &Path) -> Result<(), CommandError> {
-    access(target, Access::WRITE_OK).map_err(|error| {
+    access(target, rustix::fs::Access::WRITE_OK).map_err(|error| {
         CommandError::new(ErrorKind::Refused, format!("`{}` may not be written", target.display())).with_source(error)
     })
 }
@@ -98,8 +100,6 @@ mod tests {
     use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
     use std::path::{Path, PathBuf};
 
-    use imgcore::storage::{Access, FileDisk};
-
     use super::Draft;
     use crate::context::Context;
     use crate::error::{CommandError, ErrorKind};
@@ -109,7 +109,7 @@ mod tests {
     }
 
     fn copy_of(path: &Path) -> Result<Draft, CommandError> {
-        Draft::copy_of(&context(), &FileDisk::open(path, Access::Read).unwrap())
+        Draft::copy_of(&context(), path)
     }
 
     #[test]
@@ -166,7 +166,7 @@ mod tests {
         let context = context();
         context.interrupt().set();
         // A file system that shares blocks is done before it looks.
-        if let Err(error) = Draft::copy_of(&context, &FileDisk::open(&target, Access::Read).unwrap()) {
+        if let Err(error) = Draft::copy_of(&context, &target) {
             assert_eq!(error.kind(), ErrorKind::Interrupted);
         }
         assert_eq!(fs::read(&target).unwrap(), b"old");

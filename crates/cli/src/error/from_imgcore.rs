@@ -9,7 +9,9 @@ impl From<block::Error> for CommandError {
     fn from(error: block::Error) -> Self {
         let kind = block_kind(error.kind());
         let hint = match error.kind() {
-            block::ErrorKind::InUse => Some("stop the machine that uses the image first"),
+            block::ErrorKind::InUse => {
+                Some("stop the machine that uses it first; `umount`, and `losetup -d`, end what this system does with it")
+            }
             block::ErrorKind::NoSpace => Some("free space on the host, or choose another folder"),
             block::ErrorKind::PermissionDenied => Some("the file must be readable, and to be changed writable, by you"),
             _ => None,

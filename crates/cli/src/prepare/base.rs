@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use imgcore::image::{self, Disk, Format, OpenOptions, OpenPolicy};
+use imgcore::storage::refuse_loop_writer;
 use seed::guest::{Guest, Tree};
 
 use super::Settings;
@@ -57,6 +58,9 @@ impl Opened {
         };
         let options = OpenOptions { format: Some(format), policy: OpenPolicy::Nothing, ..OpenOptions::default() };
         let disk = Arc::new(image::open(&image.path, &options)?);
+        if let Some(file) = disk.storage().as_file() {
+            refuse_loop_writer(file)?;
+        }
         let layout = Layout::read(&*disk)?;
         let mut volumes = volumes(&disk, &layout)?;
         let (mut attached, mut mounted) = (None, Vec::new());

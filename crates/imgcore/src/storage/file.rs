@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, fcntl_getfl, fcntl_setfl, seek};
 
 use super::holes;
+use super::loops::refuse_loop_user;
 use super::writeback::Writeback;
 use crate::block::{BlockRead, BlockWrite, ByteRange, Error, ErrorKind, Extent, ExtentKind, Hole, Resize};
 
@@ -42,7 +43,8 @@ impl FileDisk {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`], [`ErrorKind::PermissionDenied`]; [`ErrorKind::Refused`] when it is of another type;
-    /// [`ErrorKind::InUse`] for a device that is to be written and is mounted, or a part of another one.
+    /// [`ErrorKind::InUse`] for a device that is to be written and is mounted, or a part of another one, and for a file behind
+    /// such a device.
     pub fn open(path: &Path, access: Access) -> Result<Self, Error> {
         let cannot = |error: io::Error| match error.kind() {
             io::ErrorKind::ResourceBusy => {
@@ -69,6 +71,9 @@ impl FileDisk {
         fcntl_getfl(&file)
             .and_then(|flags| fcntl_setfl(&file, flags.difference(OFlags::NONBLOCK)))
             .map_err(|error| cannot(error.into()))?;
+        if access == Access::ReadWrite && file_type.is_file() {
+            refuse_loop_user(&file, path)?;
+        }
         Self::over(file, path, access, file_type.is_block_device())
     }
 

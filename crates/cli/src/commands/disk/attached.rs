@@ -6,7 +6,6 @@ use std::sync::Arc;
 use imgcore::fs::{EditPlan, FileSystem};
 use imgcore::image::{Disk, Format};
 use imgcore::partition::{self, Growth};
-use imgcore::storage::{self, FileDisk};
 use seed::guest::{Volume, VolumeContent, VolumeId};
 
 use super::carry_out::look;
@@ -189,7 +188,7 @@ impl Change<'_> {
         }
         match Place::of(self.context, &self.args.volume.image)? {
             Place::Export(uri) => refused(format!("`{uri}` is an NBD export, which is not changed at once by way of a device")),
-            Place::File(path) => Draft::copy_of(self.context, &FileDisk::open(&path, storage::Access::Read)?),
+            Place::File(path) => Draft::copy_of(self.context, &path),
         }
     }
 

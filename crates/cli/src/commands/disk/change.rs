@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use imgcore::block::{BlockRead, Change, Changes, Joined, Resize, Staged};
 use imgcore::image::{Disk, OpenOptions, WritableDisk};
 use imgcore::partition::{self, Growth};
-use imgcore::storage::{Access, FileDisk};
 use seed::guest::VolumeId;
 
 pub(super) use self::logged::about;
@@ -233,9 +232,9 @@ fn copy<T>(context: &Context, args: &VolumeArgs, disk: Disk, staged: &Changing<T
         return Ok(());
     }
     let options = options(Some(disk.format()), args.trust);
-    let file = FileDisk::open(disk.path(), Access::Read)?;
+    let path = disk.path().to_owned();
     drop(disk);
-    let draft = Draft::copy_of(context, &file)?;
+    let draft = Draft::copy_of(context, &path)?;
     let mut copy = open_writable(context, draft.path(), &options)?;
     copy.resize(staged.size)?;
     write(&mut copy, &changes)?;

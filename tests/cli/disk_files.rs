@@ -89,6 +89,16 @@ fn a_folder_goes_in_and_comes_out_as_it_was() {
 }
 
 #[test]
+fn a_link_that_leads_nowhere_is_listed() {
+    let sandbox = disk();
+    sandbox.done("disk ln -s disk.raw ../run/none /etc/resolv.conf");
+    sandbox.done("disk ln -s disk.raw loop /etc/loop");
+    assert!(sandbox.done("disk ls -l disk.raw /etc/resolv.conf").ends_with(" /etc/resolv.conf -> ../run/none\n"));
+    assert_eq!(sandbox.done("disk ls disk.raw /etc/loop"), "/etc/loop\n");
+    assert_eq!(sandbox.run("disk ls disk.raw /etc/none").status, 3);
+}
+
+#[test]
 fn two_disks_are_compared_file_by_file() {
     let sandbox = disk();
     fs::copy(sandbox.path("disk.raw"), sandbox.path("new.raw")).unwrap();

@@ -70,7 +70,11 @@ struct Listing<'a> {
 impl Listing<'_> {
     fn start(&mut self) -> Result<(), CommandError> {
         let path = &self.args.path;
-        let start = self.files.metadata(path)?;
+        let start = self.files.metadata(path).or_else(|error| match self.files.symlink_metadata(path) {
+            // It is there, wherever it leads.
+            Ok(link) if link.kind == FileKind::Symlink => Ok(link),
+            _ => Err(error),
+        })?;
         if start.kind != FileKind::Directory {
             let file = self.look(path.as_str().to_owned(), path)?;
             return self.show(vec![file]);

@@ -17,9 +17,22 @@ pub(super) struct Labels {
     /// Whether the guest wants labels at all.
     wanted: bool,
     missed: bool,
-    /// Rules that were looked at, by their patterns; `None` for one that is no regular expression.
-    compiled: BTreeMap<String, Option<Regex>>,
+    /// Rules that were looked at, by their patterns.
+    compiled: BTreeMap<String, Compiled>,
 }
+
+/// What a pattern is.
+#[derive(Debug)]
+enum Compiled {
+    Rule(Regex),
+    /// No regular expression, or one that libselinux knows and `regex` does not: matches nothing.
+    Unknown,
+    /// Too large to be looked at: whether it matches is not known.
+    TooLarge,
+}
+
+/// A policy is larger than any that a distribution has: no label is taken from it.
+struct OverLimit;
 
 #[derive(Debug)]
 struct Rule {
@@ -27,6 +40,8 @@ struct Rule {
     pattern: String,
     /// What every match begins with.
     stem: String,
+    /// Whether the pattern is a plain path; those go before all others.
+    literal: bool,
     kind: Option<FileKind>,
     /// `None` for `<<none>>`: the file gets no label.
     context: Option<String>,
@@ -43,30 +58,33 @@ impl Labels {
             labels.add(&tree.read(&format!("{base}{suffix}"), CONTEXTS_MAX)?.unwrap_or_default());
         }
         for suffix in [".subs_dist", ".subs"] {
-            let text = tree.read(&format!("{base}{suffix}"), CONTEXTS_MAX)?.unwrap_or_default();
-            for line in String::from_utf8_lossy(&text).lines().filter(|line| !line.trim_start().starts_with('#')) {
-                let mut fields = line.split_ascii_whitespace();
-                if let (Some(from), Some(to)) = (fields.next(), fields.next()) {
-                    labels.substitutions.push((from.to_owned(), to.to_owned()));
-                }
-            }
+            labels.add_substitutions(&tree.read(&format!("{base}{suffix}"), CONTEXTS_MAX)?.unwrap_or_default());
+        }
+        if labels.rules.len() > RULES_MAX || labels.substitutions.len() > SUBSTITUTIONS_MAX {
+            labels.give_up();
         }
         Ok(labels)
     }
 
     /// Returns the value of `security.selinux` for a new file.
+    ///
+    /// What it takes is bounded for each file, and what is compiled for all of them: a policy that asks for more gives no label
+    /// from then on.
     pub(super) fn of(&mut self, path: &GuestPath, kind: FileKind) -> Option<Vec<u8>> {
         if !self.wanted {
             return None;
         }
         let path = self.substituted(path.as_str());
-        let literal = self.rules.iter().rev().find(|rule| rule.stem == path && rule.fits(kind) && rule.is_literal());
-        let found = literal.or_else(|| {
-            let compiled = &mut self.compiled;
-            let mut rules = self.rules.iter().rev().filter(|rule| rule.fits(kind) && path.starts_with(&rule.stem));
-            rules.find(|rule| !rule.is_literal() && rule.matches(&path, compiled))
+        let literal = self.rules.iter().rposition(|rule| rule.literal && rule.stem == path && rule.fits(kind));
+        let found = match literal {
+            Some(at) => Ok(Some(at)),
+            None => self.last_match(&path, kind),
+        };
+        let found = found.unwrap_or_else(|OverLimit| {
+            self.give_up();
+            None
         });
-        match found.map(|rule| &rule.context) {
+        match found.and_then(|at| self.rules.get(at)).map(|rule| &rule.context) {
             // The kernel stores a context with the NUL that ends it.
             Some(Some(context)) => Some([context.as_bytes(), b"\0"].concat()),
             Some(None) => None,
@@ -75,6 +93,37 @@ impl Labels {
                 None
             }
         }
+    }
+
+    /// Returns which rule is the last whose pattern matches, if any does for certain.
+    fn last_match(&mut self, path: &str, kind: FileKind) -> Result<Option<usize>, OverLimit> {
+        let mut tries = 0_usize;
+        for (at, rule) in self.rules.iter().enumerate().rev() {
+            if rule.literal || !rule.fits(kind) || !path.starts_with(&rule.stem) {
+                continue;
+            }
+            tries = tries.saturating_add(1);
+            if tries > TRIES_MAX {
+                return Err(OverLimit);
+            }
+            if !self.compiled.contains_key(&rule.pattern) {
+                if self.compiled.len() >= COMPILED_MAX {
+                    return Err(OverLimit);
+                }
+                self.compiled.insert(rule.pattern.clone(), compiled(&rule.pattern));
+            }
+            match self.compiled.get(&rule.pattern) {
+                Some(Compiled::Rule(regex)) if regex.is_match(path.as_bytes()) => return Ok(Some(at)),
+                Some(Compiled::TooLarge) => return Ok(None),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Drops all rules: every file goes without a label from now on.
+    fn give_up(&mut self) {
+        *self = Self { wanted: true, missed: true, ..Self::default() };
     }
 
     /// Returns whether a file went without a label although the guest wants one.
@@ -108,9 +157,24 @@ impl Labels {
                 None => (Some(None), second),
             };
             let Some(kind) = kind else { continue };
-            let stem = stem(pattern);
+            if self.rules.len() > RULES_MAX {
+                return;
+            }
+            let (stem, literal) = (stem(pattern), is_literal(pattern));
             let context = (context != "<<none>>").then(|| context.to_owned());
-            self.rules.push(Rule { pattern: pattern.to_owned(), stem, kind, context });
+            self.rules.push(Rule { pattern: pattern.to_owned(), stem, literal, kind, context });
+        }
+    }
+
+    /// Adds the pairs of a file's text: paths below the first are labeled as if below the second.
+    fn add_substitutions(&mut self, bytes: &[u8]) {
+        for line in String::from_utf8_lossy(bytes).lines().filter(|line| !line.trim_start().starts_with('#')) {
+            let mut fields = line.split_ascii_whitespace();
+            let (Some(from), Some(to)) = (fields.next(), fields.next()) else { continue };
+            if self.substitutions.len() > SUBSTITUTIONS_MAX {
+                return;
+            }
+            self.substitutions.push((from.to_owned(), to.to_owned()));
         }
     }
 }
@@ -119,23 +183,24 @@ impl Rule {
     fn fits(&self, kind: FileKind) -> bool {
         self.kind.is_none_or(|own| own == kind)
     }
-
-    /// Returns whether the pattern is a plain path; those go before all others.
-    fn is_literal(&self) -> bool {
-        self.pattern.replace("\\.", "").bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_-@:".contains(&byte))
-    }
-
-    fn matches(&self, path: &str, compiled: &mut BTreeMap<String, Option<Regex>>) -> bool {
-        if compiled.len() >= COMPILED_MAX && !compiled.contains_key(&self.pattern) {
-            compiled.clear();
-        }
-        let regex = compiled.entry(self.pattern.clone()).or_insert_with(|| regex(&self.pattern));
-        regex.as_ref().is_some_and(|regex| regex.is_match(path.as_bytes()))
-    }
 }
 
-fn regex(pattern: &str) -> Option<Regex> {
-    RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(REGEX_MAX).dfa_size_limit(REGEX_MAX).build().ok()
+/// Returns whether a pattern is a plain path.
+fn is_literal(pattern: &str) -> bool {
+    pattern.replace("\\.", "").bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_-@:".contains(&byte))
+}
+
+/// Compiles a pattern for bytes, as libselinux does: its classes know nothing of Unicode, which keeps them small.
+fn compiled(pattern: &str) -> Compiled {
+    if pattern.len() > PATTERN_MAX {
+        return Compiled::TooLarge;
+    }
+    let mut builder = RegexBuilder::new(&format!("^(?:{pattern})$"));
+    match builder.unicode(false).size_limit(REGEX_MAX).dfa_size_limit(DFA_MAX).build() {
+        Ok(regex) => Compiled::Rule(regex),
+        Err(regex::Error::CompiledTooBig(_)) => Compiled::TooLarge,
+        Err(_) => Compiled::Unknown,
+    }
 }
 
 /// Returns the literal text that every match of a pattern begins with.
@@ -190,11 +255,19 @@ fn file_kind(field: &str) -> Option<Option<FileKind>> {
     }))
 }
 
-/// The most bytes that are read of a policy's rules, and that one compiled rule takes.
+/// The most bytes that are read of a policy's rules.
 const CONTEXTS_MAX: u64 = 8 << 20;
-const REGEX_MAX: usize = 1 << 20;
-/// Compiled rules that are kept.
-const COMPILED_MAX: usize = 256;
+/// The most rules and substitutions of a policy that is used at all; the reference policy has 5,700 rules.
+const RULES_MAX: usize = 1 << 16;
+const SUBSTITUTIONS_MAX: usize = 1 << 10;
+/// The most bytes of one pattern, of what it is compiled to, and of what matching may build of it. All rules of the reference
+/// policy fit into 4 KiB.
+const PATTERN_MAX: usize = 1 << 12;
+const REGEX_MAX: usize = 8 << 10;
+const DFA_MAX: usize = 64 << 10;
+/// The most rules that are compiled, and that are tried for one path.
+const COMPILED_MAX: usize = 1 << 13;
+const TRIES_MAX: usize = 1 << 12;
 
 #[cfg(test)]
 mod tests {
@@ -248,6 +321,32 @@ mod tests {
         let mut labels = Labels::default();
         assert_eq!(of(&mut labels, "/etc/x", FileKind::File), None);
         assert!(!labels.missed());
+    }
+
+    #[test]
+    fn a_policy_that_would_take_minutes_gives_no_labels() {
+        let many = |count: usize, rule: &dyn Fn(usize) -> String| labels(&(0..count).map(rule).collect::<String>());
+        // Each is slow to compile; then there are too many to try, and to look at; and one is too large, of which nothing is known.
+        for mut labels in [
+            many(3000, &|at| format!(".*\\pL{{20}}{at} c\n")),
+            many(super::TRIES_MAX + 1, &|at| format!(".*[^q]{{200}}{at} c\n")),
+            many(super::RULES_MAX + 2, &|at| format!("/etc/x{at} c\n")),
+            many(1, &|_| format!("/.* c\n/s{} d\n", "(x|)".repeat(super::PATTERN_MAX))),
+        ] {
+            let begun = std::time::Instant::now();
+            assert_eq!(of(&mut labels, "/srv/a", FileKind::File), None);
+            assert!(labels.missed());
+            assert!(begun.elapsed().as_secs() < 10);
+        }
+        let mut labels = many(super::COMPILED_MAX, &|at| format!("/{at}.* c\n"));
+        assert_eq!(of(&mut labels, "/8191x", FileKind::File).as_deref(), Some("c\0"));
+    }
+
+    #[test]
+    fn a_pattern_is_about_bytes() {
+        let mut labels = labels("/srv/.* one\n/srv/[^/]{4} four\n/srv/\u{e9}.? two\n");
+        assert_eq!(of(&mut labels, "/srv/\u{e9}x", FileKind::File).as_deref(), Some("two\0"));
+        assert_eq!(of(&mut labels, "/srv/\u{20ac}x", FileKind::File).as_deref(), Some("four\0"));
     }
 
     proptest! {

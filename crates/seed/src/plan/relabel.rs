@@ -9,23 +9,27 @@ use crate::guest::{Selinux, Tree, VolumeId};
 ///
 /// Folders that are missing on the way become steps of their own. A file that the policy has no rule for makes the guest label all
 /// its files at the next boot (`/.autorelabel`), where the partition is the root's. Returns whether every file got a label; without
-/// SELinux nothing changes.
+/// SELinux nothing changes. `check` is asked before each step whether to go on.
 ///
 /// # Errors
 ///
-/// The failure of the guest's file system.
-pub fn label_new_files(
+/// The failure of the guest's file system, and that of `check`; `plan` is of no use then.
+pub fn label_new_files<E: From<Error>>(
     tree: &Tree,
     selinux: Option<&Selinux>,
     partition: &VolumeId,
     plan: &mut EditPlan,
-) -> Result<bool, Error> {
+    check: impl Fn() -> Result<(), E>,
+) -> Result<bool, E> {
     let point = tree.mounts().find(|(_, _, number)| *number == Some(partition)).map(|(point, ..)| point.clone());
     let (Some(selinux), Some(point)) = (selinux, point) else { return Ok(true) };
     let labels = Labels::read(tree, Some(selinux))?;
     let mut labeling =
         Labeling { tree, labels, point, partition, new: BTreeSet::new(), gone: BTreeSet::new(), edits: Vec::new() };
-    std::mem::take(&mut plan.edits).into_iter().for_each(|edit| labeling.add(edit));
+    for edit in std::mem::take(&mut plan.edits) {
+        check()?;
+        labeling.add(edit);
+    }
     let missed = labeling.labels.missed();
     plan.edits = labeling.edits;
     if !missed {

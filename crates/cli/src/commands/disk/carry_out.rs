@@ -75,7 +75,7 @@ pub(super) fn look(
         refuse_hidden(&tree, plan)?;
     }
     let Ok(selinux) = Selinux::inspect(&tree) else { return Ok(()) };
-    if !label_new_files(&tree, selinux.as_ref(), id, plan)? {
+    if !label_new_files(&tree, selinux.as_ref(), id, plan, || context.interrupt().check())? {
         warn(
             context,
             "the guest's SELinux policy has no label for some of the new files: have it label them, as by `/.autorelabel`",

@@ -1,4 +1,6 @@
 use std::fs;
+use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -45,6 +47,29 @@ fn a_prepare_that_is_killed_leaves_no_half_machine_and_the_next_one_succeeds() {
     assert_complete(&host, "after");
     assert_eq!(hidden(&machines), Vec::<PathBuf>::new(), "the next run removes what killed ones left");
     assert_eq!(digest(&base), before, "the base is never changed");
+}
+
+#[test]
+fn the_second_interrupt_ends_a_program_that_waits_for_what_never_comes() {
+    let host = Host::new(PROGRAM);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let export = format!("nbd://{}/", listener.local_addr().unwrap());
+    let mut child = host.vmimg().args(["image", "info", &export]).log_to(&host.path("log")).spawn();
+    // It waits for the greeting now.
+    let _peer = listener.accept().unwrap();
+    let interrupt = || Tool::new("kill").args(["-INT", &child.id().to_string()]).run();
+    interrupt();
+    sleep(Duration::from_millis(300));
+    interrupt();
+    let begun = Instant::now();
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None => assert!(begun.elapsed() < Duration::from_secs(20), "it still waits"),
+        }
+        sleep(Duration::from_millis(10));
+    };
+    assert_eq!(status.signal(), Some(2));
 }
 
 /// The demo image as a file of the host that the ordinary user may only read.

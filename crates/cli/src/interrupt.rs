@@ -1,7 +1,7 @@
 //! Signals that ask the program to stop: it undoes what it was doing, then dies of the signal.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -15,6 +15,8 @@ use crate::error::{CommandError, ErrorKind};
 pub struct Interrupt {
     /// The number of the last signal, 0 for none.
     signal: Arc<AtomicUsize>,
+    /// Whether signals of this process set it.
+    of_process: bool,
 }
 
 impl Interrupt {
@@ -27,13 +29,30 @@ impl Interrupt {
     /// Returns one that is set by SIGINT, SIGTERM and SIGHUP from now on.
     #[must_use]
     pub fn of_process() -> Self {
-        let interrupt = Self::new();
+        let interrupt = Self { of_process: true, ..Self::new() };
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             let number = usize::try_from(signal).unwrap_or_default();
             // Without a handler the signal kills at once, and the next run removes what is left.
             let _id = signal_hook::flag::register_usize(signal, Arc::clone(&interrupt.signal), number);
         }
         interrupt
+    }
+
+    /// Has Ctrl-C kill at once when a signal has come before, for who does not want to wait for the program to undo what it did;
+    /// the next run removes what is left.
+    ///
+    /// SIGTERM and SIGHUP do not: programs such as timeout(1) send them twice. Servers, which answer what was asked first, never
+    /// call this.
+    pub fn die_at_second(&self) {
+        if !self.of_process {
+            return;
+        }
+        let noted = Arc::new(AtomicBool::new(false));
+        // The handlers of a signal run in this order: the first is noted after it was asked for.
+        let _id = signal_hook::flag::register_conditional_default(SIGINT, Arc::clone(&noted));
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            let _id = signal_hook::flag::register(signal, Arc::clone(&noted));
+        }
     }
 
     /// Returns an error once a signal has come.

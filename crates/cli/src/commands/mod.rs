@@ -82,6 +82,9 @@ pub enum Command {
 ///
 /// What the command failed with.
 pub fn run(command: Command, context: &Context) -> Result<(), CommandError> {
+    if !matches!(command, Command::Nbd(_)) {
+        context.interrupt().die_at_second();
+    }
     match command {
         Command::Prepare(args) => prepare::run(&args.0, context),
         Command::Boot(Late(args)) => boot::run(args, context),

@@ -6,6 +6,7 @@
 //!   session         requests: one thread reads a request while others work on those before it
 //!     request       what a request asks for, once it is checked
 //!     reply         headers and chunks, in the style that was agreed on
+//!     outgoing      the way back to the client, which ends where a reply does not
 //!     status        extents of the contexts
 //! ```
 //!
@@ -15,6 +16,7 @@
 
 mod export;
 mod handshake;
+mod outgoing;
 mod registry;
 mod reply;
 mod request;
@@ -36,6 +38,7 @@ use std::time::Duration;
 
 use crate::nbd::wire::HeaderStyle;
 use handshake::{Agreed, Handshake, Outcome};
+use outgoing::Outgoing;
 use session::Session;
 
 /// Disks by name, and how clients may use them.
@@ -131,7 +134,7 @@ impl Server {
         let Outcome::Transmit(agreed) = outcome else { return Ok(()) };
         let stopping = AtomicBool::new(false);
         let session = Session::open(agreed, &stopping, &*self.report)?;
-        session.work(&Mutex::new(Some(reader)), &Mutex::new(stream::Copied(writer)))
+        session.work(&Mutex::new(Some(reader)), &Mutex::new(Outgoing::new(stream::Copied(writer))))
     }
 }
 
@@ -173,3 +176,5 @@ const MAX_PAYLOAD: u32 = crate::nbd::wire::DEFAULT_MAX_PAYLOAD;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_failing;

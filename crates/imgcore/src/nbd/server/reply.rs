@@ -36,21 +36,13 @@ impl Reply {
         self.chunk(writer, failure.kind(), true, &[&failure.encode()])
     }
 
-    /// Begins to send what was read, `len` bytes that follow; [`Reply::end`] comes behind them.
+    /// Begins a chunk of what was read, `len` bytes that follow; [`Reply::done`] or [`Reply::refuse`] comes behind them.
+    ///
+    /// Spec: "MUST NOT do so for a content chunk if it would still be possible to detect an error while transmitting the chunk".
     pub(super) fn begin(self, writer: &mut impl Write, len: u64) -> io::Result<()> {
-        if self.style == HeaderStyle::Simple {
-            return writer.write_all(&SimpleReply { error: 0, cookie: self.cookie }.encode());
-        }
         let len = len.saturating_add(8);
         let header = ChunkHeader { flags: 0, kind: ChunkKind::Data.number(), cookie: self.cookie, offset: self.offset, len };
         writer.write_all(&[header.encode(self.style), self.offset.to_be_bytes().to_vec()].concat())
-    }
-
-    /// Ends what was begun.
-    ///
-    /// Spec: "MUST NOT do so for a content chunk if it would still be possible to detect an error while transmitting the chunk".
-    pub(super) fn end(self, writer: &mut impl Write) -> io::Result<()> {
-        if self.style == HeaderStyle::Simple { Ok(()) } else { self.done(writer) }
     }
 
     /// Sends a part of what was read, the bytes at `at`; a simple reply begins with the first part.

@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::handshake::{Agreed, Handshake, Outcome};
+use super::outgoing::Outgoing;
 use super::registry::Registry;
 use super::session::Session;
 use super::{Encrypted, Listener, Server, Stream};
@@ -138,7 +139,7 @@ impl Server {
         stream.set_timeout(None)?;
         let session = Session::open(agreed, stopping, &*self.report)?;
         let reader = Mutex::new(Some(BufReader::with_capacity(READ_AHEAD, stream)));
-        let writer = Mutex::new(stream);
+        let writer = Mutex::new(Outgoing::new(stream));
         let work = || {
             let done = session.work(&reader, &writer);
             if done.is_err() {

@@ -1,7 +1,7 @@
 //! Transmission: requests of one client, carried out by some threads.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Write as _};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,6 +10,7 @@ use rustix::fs::Advice;
 
 use super::export::{ServedDisk, Shared};
 use super::handshake::{Agreed, broken};
+use super::outgoing::Outgoing;
 use super::reply::Reply;
 use super::request::{Refusal, Rules, Task};
 use super::status::status;
@@ -61,7 +62,7 @@ impl<'a> Session<'a> {
     /// Carries out requests until the client ends, or the server. Any number of threads may do so: one reads, the others work.
     ///
     /// The reader is taken away when nothing more will be read.
-    pub(super) fn work<R: Read, W: Sink>(&self, reader: &Mutex<Option<R>>, writer: &Mutex<W>) -> io::Result<()> {
+    pub(super) fn work<R: Read, W: Sink>(&self, reader: &Mutex<Option<R>>, writer: &Mutex<Outgoing<W>>) -> io::Result<()> {
         let mut buf = Vec::new();
         loop {
             let mut slot = reader.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,7 +76,7 @@ impl<'a> Session<'a> {
             };
             drop(slot);
             if let Err(error) = self.carry_out(job, &mut buf, writer) {
-                // Half a reply may be out: nothing that follows would make sense.
+                // The connection has ended, so that nobody waits in the reader for ever.
                 *reader.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 return Err(error);
             }
@@ -134,7 +135,7 @@ impl<'a> Session<'a> {
         Ok(written.and_then(|()| self.flush_if(durable)))
     }
 
-    fn carry_out(&self, job: Job, buf: &mut Vec<u8>, writer: &Mutex<impl Sink>) -> io::Result<()> {
+    fn carry_out(&self, job: Job, buf: &mut Vec<u8>, writer: &Mutex<Outgoing<impl Sink>>) -> io::Result<()> {
         let (request, done) = match job {
             Job::Done(request, done) => (request, done),
             Job::Ready(request, Err(refusal)) => (request, Err(refusal)),
@@ -148,7 +149,7 @@ impl<'a> Session<'a> {
             }
         };
         let reply = Reply::to(&request, self.agreed.style);
-        let writer = &mut *writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let writer = &mut *Outgoing::lock(writer);
         match done {
             Ok(()) => reply.done(writer),
             Err(refusal) => reply.refuse(writer, refusal),
@@ -210,52 +211,56 @@ impl<'a> Session<'a> {
         whole: bool,
         reply: Reply,
         buf: &mut Vec<u8>,
-        writer: &Mutex<impl Sink>,
+        writer: &Mutex<Outgoing<impl Sink>>,
     ) -> io::Result<()> {
-        if let Some(file) = self.file.as_ref().filter(|_| range.len() >= LONG) {
+        let is_simple = self.agreed.style == HeaderStyle::Simple;
+        // A simple reply says whether the read has failed before it brings the first byte.
+        if let Some(file) = self.file.as_ref().filter(|_| range.len() >= LONG && !is_simple) {
             return self.send(file, range, reply, buf, writer);
         }
-        let lock = || writer.lock().unwrap_or_else(PoisonError::into_inner);
         if whole && range.len() > to_u64(PIECE) {
             // Spec: "A server MAY reject a client's request with the error `NBD_EOVERFLOW` if the length is too large to send
             // without fragmentation"
-            return reply.refuse(&mut *lock(), Refusal::new(ErrorCode::Overflow, "too long for one chunk"));
+            return reply.refuse(&mut *Outgoing::lock(writer), Refusal::new(ErrorCode::Overflow, "too long for one chunk"));
         }
         if range.is_empty() {
-            return reply.done(&mut *lock());
+            return reply.done(&mut *Outgoing::lock(writer));
         }
-        // A simple reply is one message: nothing may come between its parts.
-        let mut held = (self.agreed.style == HeaderStyle::Simple && range.len() > to_u64(PIECE)).then(lock);
+        let mut held = None;
         for piece in pieces(range, to_u64(PIECE)) {
             let bytes = sized(buf, piece.len());
             let done = self.reading(|disk| disk.read_exact_at(bytes, piece.start()));
-            let mut own = None;
-            let writer = &mut **held.as_mut().unwrap_or_else(|| own.insert(lock()));
+            let writer = &mut **held.get_or_insert_with(|| Outgoing::lock(writer));
             match done {
                 Ok(()) => reply.data(writer, piece.start(), bytes, piece.end() == range.end())?,
                 // Spec: "If an error occurs while reading after the server has already sent out the reply header ... the server
                 // MUST immediately initiate a hard disconnect"
-                Err(_) if self.agreed.style == HeaderStyle::Simple && piece.start() != range.start() => {
+                Err(_) if is_simple && piece.start() != range.start() => {
+                    writer.break_off();
                     return Err(io::Error::other("a read failed after its reply had begun"));
                 }
                 Err(refusal) => return reply.refuse(writer, refusal),
+            }
+            if !is_simple {
+                // A simple reply is one message: nothing may come between its parts.
+                held = None;
             }
         }
         Ok(())
     }
 
-    /// Sends what is read straight from the file.
+    /// Sends what is read straight from the file, in one chunk.
     fn send(
         &self,
         file: &File,
         range: ByteRange,
         reply: Reply,
         buf: &mut Vec<u8>,
-        writer: &Mutex<impl Sink>,
+        writer: &Mutex<Outgoing<impl Sink>>,
     ) -> io::Result<()> {
         // The storage begins while others still send.
         let _slower = rustix::fs::fadvise(file, range.start(), NonZero::new(range.len()), Advice::WillNeed);
-        let writer = &mut *writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let writer = &mut *Outgoing::lock(writer);
         reply.begin(writer, range.len())?;
         let sent = writer.send_file(file, range)?;
         let rest = ByteRange::new(range.start().saturating_add(sent), range.end()).unwrap_or_default();
@@ -266,9 +271,6 @@ impl<'a> Session<'a> {
                 failed = self.reading(|disk| disk.read_exact_at(bytes, piece.start())).err();
             }
             if failed.is_some() {
-                if self.agreed.style == HeaderStyle::Simple {
-                    return Err(io::Error::other("a read failed after its reply had begun"));
-                }
                 // Spec: "it MUST use padding bytes which SHOULD be zero, for any remaining data portion of a chunk"
                 bytes.fill(0);
             }
@@ -276,11 +278,11 @@ impl<'a> Session<'a> {
         }
         match failed {
             Some(refusal) => reply.refuse(writer, refusal),
-            None => reply.end(writer),
+            None => reply.done(writer),
         }
     }
 
-    fn status(&self, range: ByteRange, one: bool, reply: Reply, writer: &Mutex<impl Write>) -> io::Result<()> {
+    fn status(&self, range: ByteRange, one: bool, reply: Reply, writer: &Mutex<Outgoing<impl Sink>>) -> io::Result<()> {
         let contexts = &self.agreed.contexts;
         let found = self
             .reading(|disk| contexts.iter().map(|context| status(disk, *context, range, one)).collect::<Result<Vec<_>, _>>());
@@ -288,7 +290,7 @@ impl<'a> Session<'a> {
             HeaderStyle::Extended => ChunkKind::BlockStatusExt,
             HeaderStyle::Simple | HeaderStyle::Structured => ChunkKind::BlockStatus,
         };
-        let writer = &mut *writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let writer = &mut *Outgoing::lock(writer);
         match found {
             Ok(found) => {
                 // Spec: "exactly one status chunk per negotiated metadata context ID"

@@ -160,6 +160,9 @@ pub(super) trait Sink: Write {
     fn send_file(&mut self, _file: &File, _range: ByteRange) -> io::Result<u64> {
         Ok(0)
     }
+
+    /// Ends the connection, for whoever reads from it as well.
+    fn hang_up(&self) {}
 }
 
 impl Sink for &Stream {
@@ -176,6 +179,10 @@ impl Sink for &Stream {
             }
         }
         Ok(at.saturating_sub(range.start()))
+    }
+
+    fn hang_up(&self) {
+        self.shutdown(Shutdown::Both);
     }
 }
 

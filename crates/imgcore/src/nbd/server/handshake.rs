@@ -115,31 +115,33 @@ impl<'a, F: Fn() -> bool> Handshake<'a, F> {
             if header.len > LONGEST_SKIPPED {
                 return Err(broken(Malformed::new("option", "it is too long")));
             }
-            if header.len > LONGEST_OPTION {
+            let data = if header.len > LONGEST_OPTION {
                 discard(io, u64::from(header.len))?;
-                answer(io, header.option, OptionReplyCode::TooBig, "the option is too long")?;
-                continue;
-            }
-            let mut data = vec![0; usize::try_from(header.len).unwrap_or(0)];
-            io.read_exact(&mut data)?;
-            match self.option(io, header.option, &data)? {
+                None
+            } else {
+                let mut data = vec![0; usize::try_from(header.len).unwrap_or(0)];
+                io.read_exact(&mut data)?;
+                Some(data)
+            };
+            match self.option(io, header.option, data.as_deref())? {
                 Next::Option => {}
                 Next::Outcome(outcome) => return Ok(outcome),
             }
         }
     }
 
-    fn option(&mut self, io: &mut impl Write, number: u32, data: &[u8]) -> io::Result<Next<'a>> {
-        let code = OptionCode::from_number(number);
+    /// Answers an option; without `data` there was too much of it to be kept.
+    fn option(&mut self, io: &mut impl Write, number: u32, data: Option<&[u8]>) -> io::Result<Next<'a>> {
         let refuse = |io: &mut _, code, why| answer(io, number, code, why).map(|()| Next::Option);
-        match code {
+        match OptionCode::from_number(number) {
+            // Spec: "a server SHOULD ignore any data sent by the client rather than rejecting the request as invalid"
             Some(OptionCode::Abort) => {
                 // The client may be gone already.
                 let _gone = answer(io, number, OptionReplyCode::Ack, "");
                 Ok(Next::Outcome(Outcome::End))
             }
             // Spec: "`NBD_REP_ERR_INVALID` if the client included data"
-            Some(OptionCode::StartTls) if !data.is_empty() => refuse(io, OptionReplyCode::Invalid, "it has no data"),
+            Some(OptionCode::StartTls) if data != Some(&[]) => refuse(io, OptionReplyCode::Invalid, "it has no data"),
             Some(OptionCode::StartTls) if self.tls_first => {
                 answer(io, number, OptionReplyCode::Ack, "")?;
                 Ok(Next::Outcome(Outcome::StartTls { no_zeroes: self.no_zeroes }))
@@ -148,20 +150,33 @@ impl<'a, F: Fn() -> bool> Handshake<'a, F> {
             Some(OptionCode::StartTls) if self.is_encrypted => refuse(io, OptionReplyCode::Invalid, "TLS has begun already"),
             Some(OptionCode::StartTls) => refuse(io, OptionReplyCode::Policy, "the server was started without TLS"),
             // Spec: "as this request cannot error, it MUST terminate the session"
-            Some(OptionCode::ExportName) if self.tls_first => Ok(Next::Outcome(Outcome::End)),
+            Some(OptionCode::ExportName) if self.tls_first || data.is_none() => Ok(Next::Outcome(Outcome::End)),
             _ if self.tls_first => refuse(io, OptionReplyCode::TlsRequired, "TLS must begin first"),
-            Some(OptionCode::ExportName) => self.export_name(io, data).map(Next::Outcome),
-            Some(OptionCode::List) => self.list(io, number, data).map(|()| Next::Option),
-            Some(OptionCode::Info | OptionCode::Go) => self.info(io, number, data),
-            Some(OptionCode::StructuredReply) if self.style == HeaderStyle::Extended => {
-                refuse(io, OptionReplyCode::ExtendedHeadersRequired, "extended headers are agreed on")
-            }
-            Some(OptionCode::StructuredReply) => self.agree(io, number, data, HeaderStyle::Structured),
-            Some(OptionCode::ExtendedHeaders) => self.agree(io, number, data, HeaderStyle::Extended),
-            Some(OptionCode::ListMetaContext) => self.contexts(io, number, data, false),
-            Some(OptionCode::SetMetaContext) => self.contexts(io, number, data, true),
             // Spec: "Servers that receive messages which they do not implement MUST reply to them with `NBD_REP_ERR_UNSUP`"
             None => refuse(io, OptionReplyCode::Unsupported, "the option is not known"),
+            Some(code) => match data {
+                Some(data) => self.negotiate(io, code, data),
+                None => refuse(io, OptionReplyCode::TooBig, "the option is too long"),
+            },
+        }
+    }
+
+    /// Answers an option about exports and how they are used.
+    fn negotiate(&mut self, io: &mut impl Write, code: OptionCode, data: &[u8]) -> io::Result<Next<'a>> {
+        let number = code.number();
+        match code {
+            OptionCode::ExportName => self.export_name(io, data).map(Next::Outcome),
+            OptionCode::List => self.list(io, number, data).map(|()| Next::Option),
+            OptionCode::Info | OptionCode::Go => self.info(io, number, data),
+            OptionCode::StructuredReply if self.style == HeaderStyle::Extended => {
+                let why = "extended headers are agreed on";
+                answer(io, number, OptionReplyCode::ExtendedHeadersRequired, why).map(|()| Next::Option)
+            }
+            OptionCode::StructuredReply => self.agree(io, number, data, HeaderStyle::Structured),
+            OptionCode::ExtendedHeaders => self.agree(io, number, data, HeaderStyle::Extended),
+            OptionCode::ListMetaContext => self.contexts(io, number, data, false),
+            OptionCode::SetMetaContext => self.contexts(io, number, data, true),
+            OptionCode::Abort | OptionCode::StartTls => Ok(Next::Option),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Export, Limits, PIECE, ServedDisk, Server};
+use super::{Both, Export, Handshake, Limits, PIECE, ServedDisk, Server};
 use crate::block::{BlockRead, BlockWrite, ByteRange, Error, Extent, ExtentKind, Hole, MemoryDisk};
 use crate::nbd::wire::flag::{command, transmission};
 use crate::nbd::wire::{
@@ -154,6 +154,30 @@ fn options_are_answered_as_the_specification_says() {
     let long = long.answers(&server).0;
     assert_eq!(OptionReplyCode::from_number(long[0].0), Some(OptionReplyCode::TooBig));
     assert_eq!(last(&long), Some(OptionReplyCode::Ack), "it goes on behind a long option");
+}
+
+#[test]
+fn options_that_are_too_long_have_the_reply_of_their_kind() {
+    let server = server();
+    let long = vec![b'x'; 100_000];
+    let name = Client::new().option(OptionCode::ExportName, &long).option(OptionCode::List, b"").answers(&server);
+    assert_eq!(name, (Vec::new(), Vec::new()), "a name that is not there ends the session");
+    let abort = Client::new().option(OptionCode::Abort, &long).answers(&server).0;
+    assert_eq!(last(&abort), Some(OptionReplyCode::Ack));
+    let mut unknown = Client::new();
+    unknown.sent.extend(OptionHeader { option: 4711, len: 100_000 }.encode());
+    unknown.sent.extend(&long);
+    assert_eq!(last(&unknown.answers(&server).0), Some(OptionReplyCode::Unsupported));
+    let secret = |client: Client| {
+        let mut got = Vec::new();
+        let mut both = Both(&*client.sent, &mut got);
+        let _ended = Handshake::new(server.exports(), true, || true).run(&mut both);
+        let reply = got[GREETING_LEN..].first_chunk().and_then(|header| OptionReplyHeader::decode(header).ok());
+        reply.and_then(|header| OptionReplyCode::from_number(header.reply))
+    };
+    assert_eq!(secret(Client::new().option(OptionCode::List, &long)), Some(OptionReplyCode::TlsRequired));
+    assert_eq!(secret(Client::new().option(OptionCode::StartTls, &long)), Some(OptionReplyCode::Invalid));
+    assert_eq!(secret(Client::new().option(OptionCode::ExportName, &long)), None);
 }
 
 #[test]

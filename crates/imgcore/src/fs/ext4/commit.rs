@@ -12,21 +12,19 @@
 //! ```
 //!
 //! After a cut before the commit point, a mount, e2fsck or this program finds the old state, and behind it the new one. The blocks
-//! are brought home at once, as boot loaders read a file system without replaying its journal.
+//! are brought home at once, as boot loaders read a file system without replaying its journal. How groups are added: [`grown`].
 
+mod grown;
+mod sort;
 mod superblock;
 
-use std::collections::BTreeMap;
-
-use super::bitmap::Bitmap;
-use super::edit::load_block_map;
+use self::grown::{Grown, release};
+use self::sort::sort;
 use super::error::{corrupt, refused};
 use super::feature::{HAS_JOURNAL, RECOVER, check_writable};
-use super::group::Groups;
 use super::journal::{Blocks, Journal, check_idle, write_log};
 use super::layout::Layout;
 use super::superblock::{RawSuperblock, SUPERBLOCK_OFFSET};
-use super::volume::Volume;
 use crate::block::{
     BlockRead, BlockWrite, ByteRange, Change, Error as BlockError, ErrorKind, ExtentKind, Staged, extents, is_zero,
 };
@@ -35,10 +33,14 @@ use crate::fs::Error;
 /// Changes to a file system, sorted into what its journal takes and what is written beside the old state.
 #[derive(Debug)]
 pub struct Commit<'a> {
+    /// What is in force before it.
+    before: Option<Box<Commit<'static>>>,
     /// Blocks that the old state uses.
     journaled: Blocks,
     /// What lies where the old state has nothing.
     beside: Vec<Change<'a>>,
+    /// Where groups are added.
+    grown: Option<Grown>,
 }
 
 impl<'a> Commit<'a> {
@@ -60,23 +62,22 @@ impl<'a> Commit<'a> {
         } else {
             check_idle(disk, &raw)?;
         }
-        let raw = RawSuperblock::read(&before)?;
-        let layout = Layout::decode(&raw, before.size())?;
-        let journal = Journal::open(&before, &raw)?;
-        let mut sorter = Sorter {
-            volume: Volume::over(&before, raw, layout, Groups::of(&layout)),
-            disk,
-            maps: BTreeMap::new(),
-            most: journal.most_blocks(),
-            blocks: BTreeMap::new(),
-            beside: Vec::new(),
+        let old = RawSuperblock::read(&before)?;
+        let Some(grown) = Grown::find(&old, disk, changes)? else {
+            let (journaled, beside) = sort(&before, disk, &[], changes)?;
+            return Ok(Self { before: None, journaled, beside, grown: None });
         };
-        for change in changes {
-            sorter.sort(change)?;
+        if !grown.needs_reserved {
+            let (journaled, beside) = sort(&before, disk, &[], changes)?;
+            return Ok(Self { before: None, journaled, beside, grown: Some(grown) });
         }
-        let (journaled, beside) = sorter.finish(&journal)?;
-        journal.check_room(journaled.len())?;
-        Ok(Self { journaled, beside })
+        let mut released = Staged::new(&before);
+        release(&mut released)?;
+        let (blocks, _nothing) = sort(&before, &released, &[], &released.changes())?;
+        let touched: Vec<u64> = blocks.iter().map(|(block, _)| *block).collect();
+        let first = Commit { before: None, journaled: blocks, beside: Vec::new(), grown: None };
+        let (journaled, beside) = sort(&released, disk, &touched, changes)?;
+        Ok(Self { before: Some(Box::new(first)), journaled, beside, grown: Some(grown) })
     }
 
     /// Writes the changes: all of them or, after a failure or a power cut, none. `disk` is as it was for [`Commit::plan`].
@@ -89,6 +90,9 @@ impl<'a> Commit<'a> {
         if raw.has_incompat(RECOVER) {
             write_log(disk, &raw)?;
         }
+        if let Some(before) = &self.before {
+            before.run(disk)?;
+        }
         let old = RawSuperblock::read(disk)?;
         let mut blocks = self.journaled.clone();
         let new = self.superblock(&mut blocks, disk, &old)?;
@@ -96,13 +100,20 @@ impl<'a> Commit<'a> {
         for change in &self.beside {
             change.write_to(disk)?;
         }
-        disk.write_all_at(&old.marked(true).encode_like(&old), SUPERBLOCK_OFFSET)?;
+        match &self.grown {
+            Some(grown) => grown.write_descriptors(disk)?,
+            None => disk.write_all_at(&old.marked(true).encode_like(&old), SUPERBLOCK_OFFSET)?,
+        }
         let sequence = journal.write_transaction(disk, &blocks, new.s_wtime.get())?;
         disk.flush()?;
         let (first, first_block) = (journal.first(), old.home_block());
         journal.write_start(disk, first, sequence)?;
         let mut complete = |disk: &mut D| {
             disk.flush()?;
+            if self.grown.is_some() {
+                disk.write_all_at(&new.marked(true).encode_like(&old), SUPERBLOCK_OFFSET)?;
+                disk.flush()?;
+            }
             for (home, bytes) in blocks.iter().filter(|(home, _)| *home != first_block) {
                 disk.write_all_at(bytes, offset_of_block(*home, bytes))?;
             }
@@ -216,94 +227,3 @@ fn not_read_back(offset: u64) -> Error {
 
 /// Bytes that are read back at a time.
 const PIECE: u64 = 1 << 20;
-
-/// Sorts changes by what the old state has in their place.
-struct Sorter<'a, 'd, D> {
-    /// The old state, replayed.
-    volume: Volume<&'d Staged<&'d D>>,
-    disk: &'d D,
-    maps: BTreeMap<u32, Bitmap>,
-    /// The most blocks that the journal takes.
-    most: usize,
-    /// New contents of blocks that are in use.
-    blocks: BTreeMap<u64, Vec<u8>>,
-    beside: Vec<Change<'a>>,
-}
-
-impl<'a, D: BlockRead> Sorter<'a, '_, D> {
-    fn sort(&mut self, change: &Change<'a>) -> Result<(), Error> {
-        let size = u64::from(self.volume.layout().block_size);
-        let end = self.volume.layout().blocks_count.saturating_mul(size);
-        let range = change.range();
-        let mut offset = range.start();
-        // What lies next to each other goes beside the old state as one.
-        let mut free_from = offset;
-        while offset < range.end().min(end) {
-            let block = offset.checked_div(size).unwrap_or_default();
-            let next = block.saturating_add(1).saturating_mul(size).min(range.end());
-            if self.is_used(block)? {
-                self.put_beside(change, free_from, offset);
-                self.overlay(change, block)?;
-                free_from = next;
-            }
-            offset = next;
-        }
-        self.put_beside(change, free_from, range.end());
-        Ok(())
-    }
-
-    fn put_beside(&mut self, change: &Change<'a>, start: u64, end: u64) {
-        if let Some(part) = ByteRange::new(start, end).and_then(|range| change.within(range)) {
-            self.beside.push(part);
-        }
-    }
-
-    fn is_used(&mut self, block: u64) -> Result<bool, Error> {
-        let Some((group, index)) = self.volume.layout().cluster_of_block(block) else { return Ok(true) };
-        if !self.maps.contains_key(&group) {
-            self.maps.insert(group, load_block_map(&self.volume, group)?);
-        }
-        Ok(self.maps.get(&group).is_none_or(|map| map.get(index)))
-    }
-
-    /// Puts what `change` has of a block over what the disk has.
-    fn overlay(&mut self, change: &Change<'_>, block: u64) -> Result<(), Error> {
-        let size = u64::from(self.volume.layout().block_size);
-        let start = block.saturating_mul(size);
-        let whole = ByteRange::at(start, size).unwrap_or_default();
-        if !self.blocks.contains_key(&block) {
-            let mut bytes = vec![0; self.volume.layout().block_bytes()];
-            self.disk.read_exact_at(&mut bytes, start)?;
-            self.blocks.insert(block, bytes);
-            if self.blocks.len() > self.most.saturating_mul(4) {
-                return Err(Error::JournalTooSmall { blocks: self.blocks.len(), room: self.most });
-            }
-        }
-        let Some(part) = change.within(whole) else { return Ok(()) };
-        let from = usize::try_from(part.range().start().saturating_sub(start)).unwrap_or(usize::MAX);
-        let to = usize::try_from(part.range().end().saturating_sub(start)).unwrap_or(usize::MAX);
-        let outside = || Error::Storage(BlockError::new(ErrorKind::OutOfBounds, "a change lies outside of its block"));
-        let place = self.blocks.get_mut(&block).and_then(|bytes| bytes.get_mut(from..to)).ok_or_else(outside)?;
-        match part {
-            Change::Data(_, bytes) => place.copy_from_slice(bytes),
-            Change::Zeroes(_) => place.fill(0),
-            Change::Source(_, source, from) => source.read_exact_at(place, from)?,
-        }
-        Ok(())
-    }
-
-    /// Returns the blocks that differ from the old state, and what goes beside it.
-    fn finish(self, journal: &Journal) -> Result<(Blocks, Vec<Change<'a>>), Error> {
-        let mut journaled = Vec::new();
-        for (block, bytes) in self.blocks {
-            if *self.volume.store.block(block)? == *bytes {
-                continue;
-            }
-            if journal.holds(block) {
-                return Err(corrupt(format!("block {block}"), "the journal has it, and no other file"));
-            }
-            journaled.push((block, bytes));
-        }
-        Ok((journaled, self.beside))
-    }
-}

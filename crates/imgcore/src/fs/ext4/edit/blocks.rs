@@ -100,12 +100,17 @@ impl<D: BlockRead> Editor<D> {
 
     /// Gives the clusters of these blocks back.
     pub(super) fn free(&mut self, run: Run) -> Result<(), Error> {
-        let size = self.volume.layout().cluster_blocks;
-        let (mut start, mut left) = whole(run, size);
-        let bad = |block: u64| corrupt(format!("block {block}"), "a block of one file is in use, and not by the layout");
-        if self.is_system(start, left) {
-            return Err(bad(start));
+        let (start, blocks) = whole(run, self.volume.layout().cluster_blocks);
+        if self.is_system(start, blocks) {
+            return Err(not_of_one_file(start));
         }
+        self.release((start, blocks))
+    }
+
+    /// Frees whole clusters, which may be of the layout.
+    pub(super) fn release(&mut self, (mut start, mut left): Run) -> Result<(), Error> {
+        let size = self.volume.layout().cluster_blocks;
+        let bad = not_of_one_file;
         while left > 0 {
             let (group, index) = self.volume.layout().cluster_of_block(start).ok_or_else(|| bad(start))?;
             let here = self.volume.layout().group_clusters(group).saturating_sub(index);
@@ -264,6 +269,10 @@ pub(in crate::fs::ext4) fn system_blocks<D: BlockRead>(volume: &Volume<D>) -> Re
         }
     }
     Ok(joined)
+}
+
+fn not_of_one_file(block: u64) -> Error {
+    corrupt(format!("block {block}"), "a block of one file is in use, and not by the layout")
 }
 
 /// Returns the bytes that hold `bits`.

@@ -99,6 +99,29 @@ impl<D: BlockWrite> Editor<D> {
     /// Lets descriptors from block `first` of their table on lie in the groups that they describe; those before it have the
     /// blocks that were reserved for them, and inode 7 holds none any more.
     pub(in crate::fs::ext4) fn turn_to_meta_bg(&mut self, first: u32) -> Result<(), Error> {
+        self.empty_resize_inode()?;
+        set_meta_bg(&mut self.volume.raw, first);
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Frees the blocks that are reserved for descriptors, of which there are no more.
+    pub(in crate::fs::ext4) fn release_descriptors(&mut self) -> Result<(), Error> {
+        let layout = *self.volume.layout();
+        self.empty_resize_inode()?;
+        let before = u64::from(layout.descriptor_blocks()).saturating_add(1);
+        for group in (0..layout.groups).filter(|group| layout.has_superblock(*group)) {
+            let first = layout.superblock_of(group).saturating_add(before);
+            self.release((first, layout.reserved_gdt_blocks.into()))?;
+        }
+        let features = self.volume.raw.s_feature_compat.get();
+        self.volume.raw.s_feature_compat.set(features & !RESIZE_INODE);
+        self.volume.raw.s_reserved_gdt_blocks.set(0);
+        self.changed = true;
+        Ok(())
+    }
+
+    fn empty_resize_inode(&mut self) -> Result<(), Error> {
         if self.volume.raw.has_compat(RESIZE_INODE) {
             let inode = self.volume.inode(RESIZE_INODE_NUMBER)?;
             if let Some(double) = double_block(&inode) {
@@ -108,8 +131,6 @@ impl<D: BlockWrite> Editor<D> {
             empty.extra.i_extra_isize.set(0);
             self.save(&empty)?;
         }
-        set_meta_bg(&mut self.volume.raw, first);
-        self.changed = true;
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ mod disk;
 mod disk_files;
 mod disk_in_place;
 mod disk_lvm;
+mod disk_pipes;
 mod disk_tar;
 mod domain;
 mod frame;

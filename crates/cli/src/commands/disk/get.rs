@@ -51,6 +51,12 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         return tar::write(tar::Output::open(context, file)?, &volume, &args.path);
     }
     let found = volume.file_system().metadata(&args.path)?;
+    if !matches!(found.kind, FileKind::File | FileKind::Directory) {
+        let message = format!("`{}` is neither a file nor a folder", args.path);
+        return Err(
+            CommandError::new(ErrorKind::Unsupported, message).hint("`--tar` makes an archive, which has devices as well")
+        );
+    }
     let mut dest = context.absolute(args.dest.as_deref().unwrap_or(Path::new("")));
     if dest.is_dir() {
         dest.push(args.path.name().unwrap_or("root"));

@@ -23,6 +23,7 @@ mod mkdir;
 mod mkfs;
 mod mv;
 mod partitions;
+mod pipe;
 mod put;
 mod resize;
 mod rm;

@@ -3,14 +3,16 @@
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use imgcore::fs::{Attributes, EditPlan, Error, GuestPath};
+use imgcore::fs::{Attributes, Content, Edit, EditPlan, Error, GuestPath};
 
 use super::carry_out::carry_out;
 use super::change::ChangeArgs;
 use super::chmod::octal;
 use super::chown::Owner;
 use super::host_tree::{Taken, cannot_read, steps};
+use super::pipe::Pipe;
 use super::tar;
 use super::volume::Volume;
 use super::walk::into_folder;
@@ -26,7 +28,8 @@ use crate::output::ReportArgs;
 A folder is copied with all that is in it. An existing folder DEST gets SOURCE
 under its own name. A file that exists gets new contents and keeps its owner,
 permissions and attributes; a new one has the permissions of the source and is
-owned by root. Holes stay holes.
+owned by root. Holes stay holes. What comes through a pipe, `-` for standard
+input, becomes a file of mode 0644.
 
 An archive is unpacked into the folder DEST as `tar -xp` does: owners by number,
 permissions, times, links, devices, holes, attributes, labels and access lists.
@@ -36,6 +39,7 @@ Examples:
   vmimg disk put web1.qcow2 motd /etc/motd
   vmimg disk put --mode 0600 --owner 1000:1000 web1.qcow2 key /home/ada/key
   vmimg disk put web1.qcow2 site /srv/www
+  echo web1 | vmimg disk put web1.qcow2 - /etc/hostname
   vmimg disk put --archive web1.qcow2 /srv/app /srv/app
   tar -C site -c . | vmimg disk put --tar - web1.qcow2 /srv/www"
 )]
@@ -55,7 +59,7 @@ pub(super) struct Args {
     /// Unpack this tar archive, `-` for standard input, instead of SOURCE
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "mode", "owner", "archive"])]
     tar: Option<PathBuf>,
-    /// The file or folder on the host
+    /// The file, folder or pipe on the host, `-` for standard input
     #[arg(value_name = "SOURCE", required_unless_present = "tar")]
     source: Option<PathBuf>,
     /// The path in the guest
@@ -71,7 +75,14 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         let plan = tar::plan(context, archive, &args.dest)?;
         return carry_out(context, &args.change, args.report, plan);
     }
-    let source = context.absolute(args.source.as_deref().unwrap_or(Path::new("")));
+    let source = args.source.as_deref().unwrap_or(Path::new(""));
+    if !args.archive
+        && let Some(pipe) = Pipe::open(context, source)?
+    {
+        let plan = from_pipe(args, context, pipe)?;
+        return carry_out(context, &args.change, args.report, plan);
+    }
+    let source = context.absolute(source);
     // What the command line names is followed; links inside of a folder are copied as they are.
     let found = fs::metadata(&source).map_err(|error| cannot_read(&source, error))?;
     let volume = Volume::open(context, &args.change.volume)?;
@@ -80,18 +91,29 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     if args.mode.is_some() && found.is_dir() {
         return Err(CommandError::new(ErrorKind::Usage, "`--mode` is for a single file, and this is a folder"));
     }
-    let attributes = |path: &GuestPath, found: &Metadata| new_attributes(args, &volume, path, found);
+    let attributes = |path: &GuestPath, found: &Metadata| new_attributes(args, &volume, path, found.mode());
     let taken = if args.archive { Taken::All } else { Taken::Contents(&attributes) };
     let edits = steps(context, &source, dest, &taken)?;
     drop(volume);
     carry_out(context, &args.change, args.report, EditPlan { edits })
 }
 
-/// Returns what to set: for a new file the source's permissions, and what the options say.
-fn new_attributes(args: &Args, volume: &Volume, path: &GuestPath, found: &Metadata) -> Attributes {
+/// Returns the step that makes a file of what comes through a pipe.
+fn from_pipe(args: &Args, context: &Context, pipe: Pipe) -> Result<EditPlan, CommandError> {
+    let volume = Volume::open(context, &args.change.volume)?;
+    let space = volume.space()?;
+    let room = space.blocks.saturating_mul(u64::from(space.block_size));
+    let attributes = new_attributes(args, &volume, &args.dest, 0o644);
+    drop(volume);
+    let content = Content::Disk(Arc::new(pipe.read(context, &args.change.volume.image, room)?));
+    Ok(EditPlan { edits: vec![Edit::Write { path: args.dest.clone(), content, attributes }] })
+}
+
+/// Returns what to set: for a new file the permissions `mode`, those of the source, and what the options say.
+fn new_attributes(args: &Args, volume: &Volume, path: &GuestPath, mode: u32) -> Attributes {
     // Another failure is that of the step itself.
     let is_new = matches!(volume.file_system().metadata(path), Err(Error::NotFound(_)));
-    let mut attributes = if is_new { Attributes::root(found.mode() & 0o777) } else { Attributes::default() };
+    let mut attributes = if is_new { Attributes::root(mode & 0o777) } else { Attributes::default() };
     attributes.mode = args.mode.or(attributes.mode);
     if let Some(owner) = args.owner {
         owner.set(&mut attributes);

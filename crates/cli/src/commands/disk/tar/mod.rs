@@ -7,10 +7,29 @@ mod acl;
 mod entry;
 mod plan;
 mod records;
-mod source;
 mod sparse;
 mod write;
 
+use std::path::Path;
+use std::sync::Arc;
+
+use imgcore::block::BlockRead;
+use imgcore::storage::{Access, FileDisk};
+
 pub(super) use self::plan::plan;
-pub(super) use self::source::open;
 pub(super) use self::write::{Output, write};
+use super::pipe::Pipe;
+use crate::context::Context;
+use crate::error::CommandError;
+
+/// Opens the archive `file` for `image`: a file, a pipe, or standard input for `-`.
+///
+/// # Errors
+///
+/// The failure of the operating system, and [`crate::error::ErrorKind::Interrupted`].
+pub(super) fn open(context: &Context, file: &Path, image: &Path) -> Result<Arc<dyn BlockRead>, CommandError> {
+    Ok(Arc::new(match Pipe::open(context, file)? {
+        Some(pipe) => pipe.read(context, image, u64::MAX)?,
+        None => FileDisk::open(&context.absolute(file), Access::Read)?,
+    }))
+}

@@ -75,3 +75,17 @@ fn an_archive_for_a_device_is_kept_where_temporary_files_are() {
     drop(device);
     assert_eq!(sandbox.done("disk cat disk.raw /srv/etc/hostname"), "base\n");
 }
+
+#[test]
+fn an_image_is_not_put_into_itself() {
+    let sandbox = disk();
+    sandbox.file("list", r#"[{"op": "write", "path": "/srv/x", "src": "link"}]"#);
+    std::os::unix::fs::symlink("disk.raw", sandbox.path("link")).unwrap();
+    let before = fs::read(sandbox.path("disk.raw")).unwrap();
+    for command in ["put -a disk.raw . /srv", "put --copy disk.raw link /srv/x", "inject --manifest list disk.raw"] {
+        let outcome = sandbox.run(&format!("disk {command}"));
+        assert_eq!(outcome.status, 6, "{command}: {outcome}");
+        assert!(outcome.stderr.contains("is the image itself"), "{command}: {outcome}");
+    }
+    assert!(fs::read(sandbox.path("disk.raw")).unwrap() == before);
+}

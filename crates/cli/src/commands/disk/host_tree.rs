@@ -22,14 +22,19 @@ pub(super) enum Taken<'a> {
     All,
 }
 
-/// Returns the steps that copy `source`, and all that is in it, to `path`. Links in a folder are copied as they
+/// Returns the steps that copy `source`, and all that is in it, to `path` of what is in `image`. Links in a folder are copied as they
 /// are, `source` itself is followed.
 ///
 /// # Errors
 ///
 /// The failure to read a file, and [`ErrorKind::Unsupported`] for a `source` that stays behind, and for a name or a link's text that
 /// is not UTF-8.
-pub(super) fn steps(context: &Context, source: &Path, path: GuestPath, taken: &Taken<'_>) -> Result<Vec<Edit>, CommandError> {
+pub(super) fn steps(
+    context: &Context,
+    source: &Path,
+    (image, path): (&Path, GuestPath),
+    taken: &Taken<'_>,
+) -> Result<Vec<Edit>, CommandError> {
     let found = fs::metadata(source).map_err(|error| cannot_read(source, error))?;
     if matches!(taken, Taken::Contents(_)) && !found.is_dir() && !found.is_file() {
         let message = format!("`{}` is neither a file, a folder nor a pipe", source.display());
@@ -37,8 +42,14 @@ pub(super) fn steps(context: &Context, source: &Path, path: GuestPath, taken: &T
             CommandError::new(ErrorKind::Unsupported, message).hint("`--archive` copies devices and sockets as they are")
         );
     }
-    let mut walk =
-        Walk { context, taken, contents: Contents::default(), edits: Vec::new(), folders: Vec::new(), names: BTreeMap::new() };
+    let mut walk = Walk {
+        context,
+        taken,
+        contents: Contents::new(context, image)?,
+        edits: Vec::new(),
+        folders: Vec::new(),
+        names: BTreeMap::new(),
+    };
     let mut waiting = vec![(source.to_path_buf(), path, found)];
     while let Some((source, path, found)) = waiting.pop() {
         context.interrupt().check()?;

@@ -50,6 +50,6 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let plan = manifest::read(context, &args.manifest)?;
+    let plan = manifest::read(context, &args.manifest, &args.change.volume.image)?;
     carry_out(context, &args.change, args.report, plan)
 }

@@ -8,6 +8,8 @@ use imgcore::fs::{Attributes, Content, Device, Edit, EditPlan, GuestPath, Node};
 use imgcore::storage::{Access, FileDisk};
 use serde::{Deserialize, Deserializer};
 
+use super::host_file::Contents;
+use super::host_tree::cannot_read;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 
@@ -125,7 +127,7 @@ impl Fields {
         all.into_iter().filter(|(_, present)| *present).map(|(name, _)| name).collect()
     }
 
-    fn into_edit(self, folder: &Path) -> Result<Edit, CommandError> {
+    fn into_edit(self, folder: &Path, sources: &mut Contents) -> Result<Edit, CommandError> {
         let path = self.path;
         let xattrs = self.xattrs.unwrap_or_default().into_iter().map(|(name, value)| (name, value.0)).collect();
         let attributes =
@@ -134,8 +136,8 @@ impl Fields {
         let source = folder.join(self.src.unwrap_or_default());
         let target = self.target.unwrap_or_default();
         Ok(match self.op {
-            Op::Write => Edit::Write { content: contents(&source, &path)?, path, attributes },
-            Op::Append => Edit::Append { content: contents(&source, &path)?, path, attributes },
+            Op::Write => Edit::Write { content: contents(source, &path, sources)?, path, attributes },
+            Op::Append => Edit::Append { content: contents(source, &path, sources)?, path, attributes },
             Op::Line => Edit::AppendLine { path, line: self.line.unwrap_or_default(), attributes },
             Op::Mkdir => Edit::CreateDir { path, attributes },
             Op::Symlink => Edit::Symlink { path, target, attributes },
@@ -162,12 +164,12 @@ impl Fields {
     }
 }
 
-/// Reads the manifest `file` and opens every host file that it names.
+/// Reads the manifest `file` for `image`, and opens every host file that it names.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::Usage`] when it is no such list, and when a file cannot be opened.
-pub(super) fn read(context: &Context, file: &Path) -> Result<EditPlan, CommandError> {
+pub(super) fn read(context: &Context, file: &Path, image: &Path) -> Result<EditPlan, CommandError> {
     let file = context.absolute(file);
     let cannot = format!("cannot read the manifest `{}`", file.display());
     let text = std::fs::read(&file).map_err(|error| CommandError::io(cannot.clone(), error))?;
@@ -175,15 +177,21 @@ pub(super) fn read(context: &Context, file: &Path) -> Result<EditPlan, CommandEr
         CommandError::new(ErrorKind::Usage, cannot).with_source(error).hint("`vmimg disk inject --help` shows a manifest")
     })?;
     let folder = file.parent().unwrap_or(Path::new("/"));
-    let edits = entries.into_iter().map(|entry| entry.0.into_edit(folder)).collect::<Result<_, _>>()?;
+    let mut sources = Contents::new(context, image)?;
+    let edits = entries.into_iter().map(|entry| entry.0.into_edit(folder, &mut sources)).collect::<Result<_, _>>()?;
     Ok(EditPlan { edits })
 }
 
 /// Returns the contents of the host file `source`, which go to `path` in the guest.
-fn contents(source: &Path, path: &GuestPath) -> Result<Content, CommandError> {
-    let disk = FileDisk::open(source, Access::Read)
-        .map_err(|error| CommandError::from(error).context(format!("nothing to put into `{path}`")))?;
-    Ok(Content::Disk(Arc::new(disk)))
+fn contents(source: PathBuf, path: &GuestPath, sources: &mut Contents) -> Result<Content, CommandError> {
+    let nothing = |error: CommandError| error.context(format!("nothing to put into `{path}`"));
+    let disk = FileDisk::open(&source, Access::Read).map_err(|error| nothing(error.into()))?;
+    let found = disk.file().metadata().map_err(|error| cannot_read(&source, error))?;
+    if disk.is_device() {
+        sources.refuse_image(&source, &found)?;
+        return Ok(Content::Disk(Arc::new(disk)));
+    }
+    sources.of(source, &found).map_err(nothing)
 }
 
 /// Bytes, written as hexadecimal digits.

@@ -93,7 +93,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     }
     let attributes = |path: &GuestPath, found: &Metadata| new_attributes(args, &volume, path, found.mode());
     let taken = if args.archive { Taken::All } else { Taken::Contents(&attributes) };
-    let edits = steps(context, &source, dest, &taken)?;
+    let edits = steps(context, &source, (&args.change.volume.image, dest), &taken)?;
     drop(volume);
     carry_out(context, &args.change, args.report, EditPlan { edits })
 }

@@ -182,7 +182,7 @@ fn make<D: BlockWrite>(args: &Args, context: &Context, mut disk: D, uuid: Uuid) 
     if let Some(from) = &args.from {
         let folder = Some(context.absolute(from)).filter(|folder| folder.is_dir());
         let plan = match folder {
-            Some(folder) => EditPlan { edits: steps(context, &folder, GuestPath::root(), &Taken::All)? },
+            Some(folder) => EditPlan { edits: steps(context, &folder, (&args.image, GuestPath::root()), &Taken::All)? },
             None => tar::plan(context, tar::open(context, from, &args.image)?, &GuestPath::root())?,
         };
         let mut editor = Editor::open(&mut disk, options.now)?;

@@ -5,6 +5,7 @@ mod clusters;
 mod damage;
 mod edit;
 mod folders;
+mod habits;
 mod inline;
 mod journal;
 mod links;

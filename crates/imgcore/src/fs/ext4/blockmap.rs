@@ -14,7 +14,7 @@
 use std::collections::BTreeSet;
 
 use super::error::{corrupt, refused};
-use super::extent::{ExtentTree, FileExtent, MAX_NODES};
+use super::extent::{ExtentTree, FileExtent, MAX_NODES, MAX_PIECES};
 use super::inode::Inode;
 use super::store::Store;
 use crate::block::BlockRead;
@@ -196,8 +196,6 @@ fn span(per_block: u32, depth: u8) -> u64 {
 /// Spec: "Direct/Indirect Block Addressing": `i.i_block[12]` is the indirect block, 13 the double, 14 the triple.
 const SINGLE: u8 = 12;
 const TRIPLE: u8 = 14;
-/// The most runs of blocks of a file that are read.
-const MAX_PIECES: usize = 1 << 22;
 
 #[cfg(test)]
 mod tests {

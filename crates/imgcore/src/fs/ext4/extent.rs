@@ -138,7 +138,7 @@ impl<D: BlockRead> TreeReader<'_, D> {
                 return Err(self.bad("the entries of a node ascend inside its range"));
             }
             floor = end;
-            if tree.nodes.len() >= MAX_NODES {
+            if tree.nodes.len() >= MAX_NODES || tree.extents.len() >= MAX_PIECES {
                 return Err(refused(format!("scatters inode {} over too many pieces", self.inode)));
             }
             tree.nodes.push(*block);
@@ -288,5 +288,7 @@ const MAX_DEPTH: u16 = 5;
 /// The most blocks of an extent: more means "unwritten".
 pub(super) const MAX_LEN: u16 = 32768;
 const INLINE_ENTRIES: usize = 4;
-/// The most blocks of a tree that are read: 40 million extents.
+/// The most blocks of a tree that are read.
 pub(super) const MAX_NODES: usize = 1 << 17;
+/// The most pieces of a file.
+pub(super) const MAX_PIECES: usize = 1 << 22;

@@ -1,4 +1,5 @@
 use std::mem::offset_of;
+use std::ops::Range;
 
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -157,6 +158,13 @@ impl Inode {
     /// Returns how many bytes behind the first 128 are fields.
     pub(super) fn extra_isize(&self) -> usize {
         if self.tail.is_empty() { 0 } else { usize::from(self.extra.i_extra_isize.get()) }
+    }
+
+    /// Returns where in the tail extended attributes are; `None` where there are none: Linux takes no tail of an inode that says
+    /// nothing of its fields for attributes.
+    pub(super) fn xattr_space(&self) -> Option<Range<usize>> {
+        let extra = self.extra_isize();
+        (extra > 0 && extra <= self.tail.len()).then_some(extra..self.tail.len())
     }
 
     /// Returns whether the fields reach to `end`, in bytes behind the first 128.

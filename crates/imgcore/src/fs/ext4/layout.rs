@@ -310,8 +310,13 @@ fn inode_geometry(raw: &RawSuperblock, block_size: u32) -> Result<(u32, u16), Er
     if inodes_per_group == 0 || inodes_per_group > block_size.saturating_mul(8) || !inodes_per_group.is_multiple_of(8) {
         return Err(bad("one block of bits describes a group's inodes, and they are a multiple of 8"));
     }
-    if raw.first_inode() < 11 || raw.first_inode() > inodes_per_group {
-        return Err(bad("the first free inode is 11 or above, in the first group"));
+    if raw.first_inode() < 11 {
+        return Err(bad("the first free inode is 11 or above"));
+    }
+    if raw.first_inode() > inodes_per_group {
+        return Err(refused(format!(
+            "has reserved inodes behind its first group of {inodes_per_group}, which is not supported"
+        )));
     }
     Ok((inodes_per_group, inode_size))
 }

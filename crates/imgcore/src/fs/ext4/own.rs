@@ -1,4 +1,4 @@
-use super::edit::read_piece;
+use super::edit::{read_piece, runs_to_compare};
 use super::extent::FileExtent;
 use super::inline::is_inline;
 use super::inode::Inode;
@@ -94,15 +94,17 @@ fn compare_content<D: BlockRead>(
             .is_some_and(|stored| read_piece(content, 0, stored.len()).is_ok_and(|wanted| wanted == stored));
         return if same { Ok(()) } else { Err(differs(path, "its contents differ")) };
     }
-    let mut offset = 0;
-    while offset < content.len() {
-        let len = content.len().saturating_sub(offset).min(PIECE);
-        let mut stored = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        volume.read_at(extents, &mut stored, offset)?;
-        if read_piece(content, offset, stored.len())? != stored {
-            return Err(differs(path, format!("its contents differ behind byte {offset}")));
+    for run in runs_to_compare(content, extents, volume.layout().block_size.into())? {
+        let mut offset = run.start;
+        while offset < run.end {
+            let len = run.end.saturating_sub(offset).min(PIECE);
+            let mut stored = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+            volume.read_at(extents, &mut stored, offset)?;
+            if read_piece(content, offset, stored.len())? != stored {
+                return Err(differs(path, format!("its contents differ behind byte {offset}")));
+            }
+            offset = offset.saturating_add(len);
         }
-        offset = offset.saturating_add(len);
     }
     Ok(())
 }

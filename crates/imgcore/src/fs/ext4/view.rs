@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ext4_view::{Ext4Error, Ext4Read, FileType};
 
-use super::edit::read_piece;
+use super::edit::{read_piece, runs_to_compare};
 use super::error::corrupt;
 use super::extent::FileExtent;
 use super::layout::Layout;
@@ -222,29 +222,31 @@ impl View {
         let mut file = self.pages.retry(disk, || self.ext4.open(path.as_str()))?.map_err(failed)?;
         let piece = usize::try_from(content.len()).unwrap_or(usize::MAX).min(PIECE);
         let mut stored = vec![0; piece];
-        let (mut offset, mut fetched, mut ready) = (0, 0, true);
-        while offset < content.len() {
-            if offset >= fetched {
-                fetched = offset.saturating_add(u64::try_from(PIECE).unwrap_or(u64::MAX));
-                self.fetch(disk, at, offset, fetched)?;
-            }
-            let read = self.pages.retry(disk, || {
-                if !ready {
-                    file.seek_to(offset)?;
-                    if !self.pages.state().missing.is_empty() {
-                        return Err(Ext4Error::NotFound);
-                    }
+        for run in runs_to_compare(content, at.extents, at.block_size)? {
+            let (mut offset, mut fetched, mut ready) = (run.start, run.start, run.start == 0);
+            while offset < run.end {
+                if offset >= fetched {
+                    fetched = offset.saturating_add(u64::try_from(PIECE).unwrap_or(u64::MAX));
+                    self.fetch(disk, at, offset, fetched)?;
                 }
-                ready = false;
-                let len = file.read_bytes(&mut stored)?;
-                ready = true;
-                Ok(len)
-            })?;
-            let len = read.map_err(failed)?;
-            if len == 0 || stored.get(..len) != Some(&*read_piece(content, offset, len)?) {
-                return Err(differs(path, format!("its contents differ at or behind byte {offset}")));
+                let read = self.pages.retry(disk, || {
+                    if !ready {
+                        file.seek_to(offset)?;
+                        if !self.pages.state().missing.is_empty() {
+                            return Err(Ext4Error::NotFound);
+                        }
+                    }
+                    ready = false;
+                    let len = file.read_bytes(&mut stored)?;
+                    ready = true;
+                    Ok(len)
+                })?;
+                let len = read.map_err(failed)?;
+                if len == 0 || stored.get(..len) != Some(&*read_piece(content, offset, len)?) {
+                    return Err(differs(path, format!("its contents differ at or behind byte {offset}")));
+                }
+                offset = offset.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
             }
-            offset = offset.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
         }
         Ok(())
     }

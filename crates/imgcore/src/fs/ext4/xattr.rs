@@ -83,7 +83,7 @@ pub(super) fn read_xattrs<D: BlockRead>(volume: &Volume<D>, inode: &Inode) -> Re
 /// Returns the extended attributes inside `inode`.
 pub(super) fn read_inside(inode: &Inode) -> Result<Vec<Xattr>, Error> {
     let mut all = Vec::new();
-    let inside = inode.tail.get(inode.extra_isize()..).unwrap_or_default();
+    let inside = inode.xattr_space().and_then(|space| inode.tail.get(space)).unwrap_or_default();
     if let Some((magic, entries)) = inside.split_first_chunk::<4>()
         && u32::from_le_bytes(*magic) == XATTR_MAGIC
     {

@@ -127,11 +127,11 @@ impl<D: BlockWrite> Editor<D> {
             return Ok(());
         }
         let layout = *self.volume.layout();
-        let extra = inode.extra_isize();
-        let inside = inode.tail.len().saturating_sub(extra);
+        let space = inode.xattr_space().unwrap_or_default();
+        let inside = space.len();
         let (here, there) = split(all, inside, layout.block_bytes())
             .ok_or_else(|| self.unrepresentable("extended attributes fit the inode and one block"))?;
-        if let Some(place) = inode.tail.get_mut(extra..) {
+        if let Some(place) = inode.tail.get_mut(space).filter(|place| !place.is_empty()) {
             place.copy_from_slice(&encode_inside(&here, inside));
         }
         self.release_xattr_block(inode)?;

@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::Editor;
 use super::blocks::Run;
@@ -164,6 +165,28 @@ pub(super) fn data_blocks(content: &Content, block_size: u64) -> Result<Vec<(u64
         }
     }
     Ok(runs)
+}
+
+/// Returns the runs of bytes in which a file of these contents can differ from what is stored: outside of them are holes on both
+/// sides.
+pub(in crate::fs::ext4) fn runs_to_compare(
+    content: &Content,
+    stored: &[FileExtent],
+    block_size: u64,
+) -> Result<Vec<Range<u64>>, Error> {
+    let mut runs = data_blocks(content, block_size)?;
+    runs.extend(stored.iter().map(|extent| (u64::from(extent.logical), extent.logical_end())));
+    runs.sort_unstable();
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for (first, end) in runs {
+        let start = first.saturating_mul(block_size).min(content.len());
+        let end = end.saturating_mul(block_size).min(content.len());
+        match joined.last_mut() {
+            Some(last) if last.end >= start => last.end = last.end.max(end),
+            _ => joined.push(start..end),
+        }
+    }
+    Ok(joined)
 }
 
 /// Adds a run of blocks to a file's extents: to the last one where it continues it.

@@ -117,7 +117,9 @@ impl<D: BlockRead> Editor<D> {
         group.free_inodes = group.free_inodes.saturating_add(1);
         group.used_dirs = group.used_dirs.saturating_sub(u32::from(folder));
         inode.raw.i_links_count.set(0);
-        inode.raw.i_dtime.set(u32::try_from(self.now.secs).unwrap_or(u32::MAX));
+        // Spec: "Orphan inodes": a small time of deletion is the number of the next inode on the list, and 0 is none.
+        let least = self.volume.raw.s_inodes_count.get().saturating_add(1);
+        inode.raw.i_dtime.set(u32::try_from(self.now.secs).unwrap_or(u32::MAX).max(least));
         inode.set_size(0);
         inode.set_sectors(0);
         inode.set_xattr_block(0);

@@ -27,7 +27,7 @@ mod system;
 mod tree;
 
 pub(super) use self::blocks::{bytes_of, fresh_block_map, load_block_map, system_blocks};
-pub(super) use self::contents::read_piece;
+pub(super) use self::contents::{read_piece, runs_to_compare};
 pub(super) use self::inodes::load_inode_map;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +36,7 @@ use self::quota::Charges;
 use super::Timestamp;
 use super::bitmap::Bitmap;
 use super::feature::{MMP, RECOVER, check_writable};
+use super::group::sum_free;
 use super::journal::{check_idle, replay};
 use super::layout::Layout;
 use super::mmp::check_unused;
@@ -109,6 +110,7 @@ impl<D: BlockWrite> Editor<D> {
         };
         editor.check_bad_blocks()?;
         survey(&editor.volume)?;
+        editor.recount()?;
         editor.settle_orphans()?;
         Ok(editor)
     }
@@ -166,6 +168,19 @@ impl<D: BlockWrite> Editor<D> {
             self.volume.store.flush()?;
         }
         Ok(self.volume.store.into_disk())
+    }
+
+    /// Takes what is free from the groups: a file system that is mounted counts there alone.
+    fn recount(&mut self) -> Result<(), Error> {
+        let (clusters, inodes) = sum_free(self.volume.store.disk(), self.volume.layout())?;
+        let blocks = clusters.saturating_mul(u64::from(self.volume.layout().cluster_blocks));
+        let raw = &mut self.volume.raw;
+        if (raw.free_blocks_count(), u64::from(raw.s_free_inodes_count.get())) != (blocks, inodes) {
+            raw.set_free_blocks_count(blocks);
+            raw.s_free_inodes_count.set(u32::try_from(inodes).unwrap_or(u32::MAX));
+            self.changed = true;
+        }
+        Ok(())
     }
 
     fn write_descriptors(&mut self) -> Result<(), Error> {

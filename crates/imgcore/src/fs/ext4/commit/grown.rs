@@ -15,6 +15,7 @@
 
 use super::super::Timestamp;
 use super::super::edit::Editor;
+use super::super::error::refused;
 use super::super::feature::RESIZE_INODE;
 use super::super::layout::Layout;
 use super::super::superblock::{RawSuperblock, SUPERBLOCK_OFFSET};
@@ -39,9 +40,8 @@ impl Grown {
         let Some(added) = new_layout.groups.checked_sub(old_layout.groups).filter(|added| *added > 0) else { return Ok(None) };
         let together = |layout: &Layout| layout.descriptor_blocks().min(layout.first_meta_bg.unwrap_or(u32::MAX));
         let needs_reserved = old.has_compat(RESIZE_INODE) && together(&new_layout) > together(&old_layout);
-        // A cluster can have blocks that are reserved beside some that are not.
         if needs_reserved && old_layout.cluster_blocks > 1 {
-            return Ok(None);
+            return Err(refused("has clusters of descriptors and of blocks that are reserved for more, so it is not grown in place"));
         }
         let per_block = old_layout.descriptors_per_block();
         let taken = old_layout.groups.checked_rem(per_block).unwrap_or_default();

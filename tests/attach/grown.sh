@@ -7,6 +7,9 @@ for image in /test/fs*.qcow2; do
   before=$(df -k /mnt | awk 'END { print $2 }')
   if resize2fs /dev/nbd0 >log 2>&1; then
     [ "$(df -k /mnt | awk 'END { print $2 }')" -gt $((before + 8000)) ] || fail "$image has not grown"
+  elif dmesg | grep -q "wants too many credits"; then
+    # Linux adds no group whose transaction is larger than the journal takes at once, whoever made the file system.
+    echo "KEPT $image: $(tail -n 1 log)"
   else
     # Linux has no way to find room for descriptors where none is reserved for them.
     grep -q "does not support online resizing\|reserved gdt blocks\|Operation not supported" log || fail "$image"

@@ -41,7 +41,9 @@ impl Grown {
         let together = |layout: &Layout| layout.descriptor_blocks().min(layout.first_meta_bg.unwrap_or(u32::MAX));
         let needs_reserved = old.has_compat(RESIZE_INODE) && together(&new_layout) > together(&old_layout);
         if needs_reserved && old_layout.cluster_blocks > 1 {
-            return Err(refused("has clusters of descriptors and of blocks that are reserved for more, so it is not grown in place"));
+            return Err(refused(
+                "has clusters of descriptors and of blocks that are reserved for more, so it is not grown in place",
+            ));
         }
         let per_block = old_layout.descriptors_per_block();
         let taken = old_layout.groups.checked_rem(per_block).unwrap_or_default();

@@ -57,7 +57,8 @@ impl Entries {
 
     /// Returns the next entry, or `None` behind the last.
     pub(super) fn next(&mut self) -> Result<Option<Entry>, CommandError> {
-        let mut extra = Extra { records: self.global.clone(), ..Extra::default() };
+        let mut extra = Extra::default();
+        extra.records.share(&self.global);
         let mut needs_file = false;
         while let Some(header) = self.header()? {
             let start = self.at.saturating_add(BLOCK);
@@ -65,13 +66,12 @@ impl Entries {
             match header.entry_type() {
                 EntryType::XHeader => {
                     let bytes = self.extension(number(header.entry_size())?)?;
-                    extra.records.read(&bytes).ok_or_else(|| self.bad("its PAX records are malformed"))?;
+                    extra.records.read(&bytes).map_err(|rule| self.bad(rule))?;
                 }
                 EntryType::XGlobalHeader => {
                     let bytes = self.extension(number(header.entry_size())?)?;
-                    let place = self.bad("its PAX records are malformed");
-                    self.global.read(&bytes).ok_or(place)?;
-                    extra.records = self.global.clone();
+                    self.global.read_global(&bytes).map_err(|rule| self.bad(rule))?;
+                    extra.records.share(&self.global);
                 }
                 EntryType::GNULongName => extra.name = Some(until_nul(self.extension(number(header.entry_size())?)?)),
                 EntryType::GNULongLink => extra.link = Some(until_nul(self.extension(number(header.entry_size())?)?)),

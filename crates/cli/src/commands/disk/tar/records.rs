@@ -3,51 +3,83 @@
 //! Spec: POSIX.1-2024 pax, "Extended Header": `"%d %s=%s\n", <length>, <keyword>, <value>`
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// Records by keyword.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Records(BTreeMap<Vec<u8>, Vec<u8>>);
+/// Records by keyword; only those that say something about a file are kept.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    /// `None` takes back what a global header said.
+    own: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Bytes of those but for a sparse map.
+    len: usize,
+    /// What global headers said about all files.
+    global: Arc<BTreeMap<Vec<u8>, Vec<u8>>>,
+}
 
 impl Records {
-    /// Adds the records of `bytes`; later ones win. Returns `None` when they are malformed.
-    ///
-    /// The crate `tar` splits records at line ends, which values of extended attributes may have inside.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Option<()> {
-        let mut rest = bytes;
-        // Some writers pad with zeros.
-        while rest.iter().any(|byte| *byte != 0) {
-            let digits = rest.iter().position(|byte| *byte == b' ')?;
-            let len: usize = std::str::from_utf8(rest.get(..digits)?).ok()?.parse().ok()?;
-            let record = rest.get(..len)?.strip_suffix(b"\n")?.get(digits.checked_add(1)?..)?;
-            let equals = record.iter().position(|byte| *byte == b'=')?;
-            let (key, value) = (record.get(..equals)?, record.get(equals.checked_add(1)?..)?);
-            self.add(key, value);
-            rest = rest.get(len..)?;
-        }
-        Some(())
+    /// Has what global headers say hold for this file, too.
+    pub(super) fn share(&mut self, global: &Self) {
+        self.global = Arc::clone(&global.global);
     }
 
-    fn add(&mut self, key: &[u8], value: &[u8]) {
+    /// Adds the records of `bytes`; later ones win. Fails with the rule that they break.
+    ///
+    /// The crate `tar` splits records at line ends, which values of extended attributes may have inside.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
+        each(bytes, |key, value| self.add(key, value))
+    }
+
+    /// Adds the records of a global header to those for all files that follow. Each of them has a copy, so they are few.
+    pub(super) fn read_global(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
+        let mut all = BTreeMap::clone(&self.global);
+        let size = |key: &[u8], value: &[u8]| key.len().saturating_add(value.len());
+        let mut len: usize = all.iter().map(|(key, value)| size(key, value)).sum();
+        each(bytes, |key, value| {
+            // Where holes are is said about one file.
+            if !is_known(key) || key.starts_with(SPARSE) {
+                return Ok(());
+            }
+            len = len.saturating_sub(all.remove(key).map_or(0, |old| size(key, &old)));
+            // Spec: "If the <value> field is zero length, it shall delete any header block field [...] or global extended header"
+            if !is_deletion(key, value) {
+                len = len.saturating_add(size(key, value));
+                all.insert(key.to_vec(), value.to_vec());
+            }
+            if len > GLOBAL_MAX { Err("what is said about all files has at most 4 KiB") } else { Ok(()) }
+        })?;
+        self.global = Arc::new(all);
+        Ok(())
+    }
+
+    fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
         if key == b"GNU.sparse.offset" || key == b"GNU.sparse.numbytes" {
             // The oldest form of a sparse map repeats its keywords; this is the next one's.
-            let map = self.0.entry(SPARSE_MAP.to_vec()).or_default();
+            let map = self.own.entry(SPARSE_MAP.to_vec()).or_default().get_or_insert_default();
             if !map.is_empty() {
                 map.push(b',');
             }
             map.extend_from_slice(value);
-            return;
+            return if map.len() > MAP_MAX { Err("a sparse map in PAX records has at most 32 MiB") } else { Ok(()) };
         }
-        // Spec: "If the <value> field is zero length, it shall delete any header block field [...] or global extended header"
-        if value.is_empty() && !key.starts_with(XATTR) {
-            self.0.remove(key);
-        } else {
-            self.0.insert(key.to_vec(), value.to_vec());
+        if !is_known(key) {
+            return Ok(());
         }
+        if key != SPARSE_MAP {
+            self.len = self.len.saturating_add(key.len()).saturating_add(value.len());
+            if value.len() > VALUE_MAX || self.len > FILE_MAX {
+                return Err("the PAX records of a file have at most 1 MiB, and each at most 64 KiB");
+            }
+        }
+        self.own.insert(key.to_vec(), Some(value.to_vec()).filter(|_| !is_deletion(key, value)));
+        Ok(())
     }
 
     /// Returns the value of a keyword.
     pub(super) fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.0.get(key).map(Vec::as_slice)
+        match self.own.get(key) {
+            Some(own) => own.as_deref(),
+            None => self.global.get(key).map(Vec::as_slice),
+        }
     }
 
     /// Returns the number that a keyword has, `Err` when it is none.
@@ -64,8 +96,55 @@ impl Records {
 
     /// Returns the extended attributes, by their full names.
     pub(super) fn xattrs(&self) -> impl Iterator<Item = (Vec<u8>, &[u8])> {
-        self.0.iter().filter_map(|(key, value)| Some((unescape(key.strip_prefix(XATTR)?), value.as_slice())))
+        let global = self.global.iter().filter(|(key, _)| !self.own.contains_key(*key)).map(|(key, value)| (key, Some(value)));
+        let all = global.chain(self.own.iter().map(|(key, value)| (key, value.as_ref())));
+        all.filter_map(|(key, value)| Some((unescape(key.strip_prefix(XATTR)?), value?.as_slice())))
     }
+}
+
+/// Calls `visit` with keyword and value of each record.
+fn each(bytes: &[u8], mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), &'static str>) -> Result<(), &'static str> {
+    let mut rest = bytes;
+    // Some writers pad with zeros.
+    while rest.iter().any(|byte| *byte != 0) {
+        let (key, value, behind) = first(rest).ok_or("its PAX records are each a length, a keyword and a value")?;
+        visit(key, value)?;
+        rest = behind;
+    }
+    Ok(())
+}
+
+/// Returns keyword and value of the first record, and what is behind it.
+fn first(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    // A length of the digits that there are at most is far more than any header has.
+    let digits = bytes.iter().take(20).position(|byte| *byte == b' ')?;
+    let len: usize = std::str::from_utf8(bytes.get(..digits)?).ok()?.parse().ok()?;
+    let record = bytes.get(..len)?.strip_suffix(b"\n")?.get(digits.checked_add(1)?..)?;
+    let equals = record.iter().position(|byte| *byte == b'=')?;
+    Some((record.get(..equals)?, record.get(equals.checked_add(1)?..)?, bytes.get(len..)?))
+}
+
+/// Returns whether a keyword says something about a file that is unpacked.
+fn is_known(key: &[u8]) -> bool {
+    let others: [&[u8]; 11] = [
+        b"path",
+        b"linkpath",
+        b"size",
+        b"uid",
+        b"gid",
+        b"mtime",
+        b"RHT.security.selinux",
+        b"SCHILY.acl.access",
+        b"SCHILY.acl.default",
+        b"SCHILY.devmajor",
+        b"SCHILY.devminor",
+    ];
+    key.starts_with(XATTR) || key.starts_with(SPARSE) || others.contains(&key)
+}
+
+/// Returns whether a record takes back others of its keyword; an extended attribute may be empty.
+fn is_deletion(key: &[u8], value: &[u8]) -> bool {
+    value.is_empty() && !key.starts_with(XATTR)
 }
 
 /// Returns seconds and nanoseconds of a decimal number.
@@ -122,6 +201,14 @@ pub(super) fn encode(key: &[u8], value: &[u8]) -> Vec<u8> {
 
 /// What keywords of extended attributes begin with.
 const XATTR: &[u8] = b"SCHILY.xattr.";
+/// What keywords of sparse files begin with.
+const SPARSE: &[u8] = b"GNU.sparse.";
+/// The most bytes of a value: Linux has no attribute that is larger.
+const VALUE_MAX: usize = 64 << 10;
+/// The most bytes of the records of one file, of the map of a sparse one, and of what is said about all files.
+const FILE_MAX: usize = 1 << 20;
+const MAP_MAX: usize = 32 << 20;
+const GLOBAL_MAX: usize = 4 << 10;
 /// The keyword of a sparse map inside the header.
 pub(super) const SPARSE_MAP: &[u8] = b"GNU.sparse.map";
 
@@ -149,8 +236,31 @@ mod tests {
     fn malformed_records_are_refused() {
         for bad in [&b"9 a=b\n"[..], b"x a=b\n", b"6 ab\n\n", b"99999999999999999999 a=b\n", b"0 a=b\n", b"-6 a=b\n", b"6 a=bb"]
         {
-            assert!(Records::default().read(bad).is_none(), "{}", String::from_utf8_lossy(bad));
+            assert!(Records::default().read(bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
+    }
+
+    #[test]
+    fn what_is_said_about_all_files_is_little_and_can_be_taken_back() {
+        let mut global = Records::default();
+        let records =
+            |pairs: &[(&str, &[u8])]| pairs.iter().flat_map(|(key, value)| encode(key.as_bytes(), value)).collect::<Vec<_>>();
+        global.read_global(&records(&[("uid", b"7"), ("gid", b"8"), ("SCHILY.xattr.user.a", b"1")])).unwrap();
+        global.read_global(&records(&[("gid", b""), ("comment", &[b'c'; 100_000]), ("GNU.sparse.map", b"0,1")])).unwrap();
+        let mut file = Records::default();
+        file.share(&global);
+        assert_eq!((file.number(b"uid"), file.number(b"gid"), file.get(b"comment")), (Ok(Some(7)), Ok(None), None));
+        assert_eq!(file.get(super::SPARSE_MAP), None);
+        file.read(&records(&[("uid", b""), ("SCHILY.xattr.user.a", b""), ("SCHILY.xattr.user.b", b"2")])).unwrap();
+        assert_eq!(file.number(b"uid"), Ok(None));
+        let xattrs: Vec<_> = file.xattrs().collect();
+        assert_eq!(xattrs, [(b"user.a".to_vec(), &b""[..]), (b"user.b".to_vec(), b"2")]);
+        assert_eq!(global.number(b"uid"), Ok(Some(7)));
+        assert!(global.read_global(&records(&[("SCHILY.xattr.user.c", &[0; 5000])])).is_err());
+        let mut file = Records::default();
+        assert!(file.read(&records(&[("SCHILY.xattr.user.c", &[0; 70_000])])).is_err());
+        let many: Vec<String> = (0..20).map(|at| format!("SCHILY.xattr.user.{at}")).collect();
+        assert!(many.iter().any(|key| file.read(&encode(key.as_bytes(), &[0; 60_000])).is_err()));
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub enum Error {
     /// More than 40 symbolic links were met on the way.
     #[error("too many symbolic links on the way to `{0}`")]
     TooManyLinks(GuestPath),
+    /// The guest's fstab has more mount points, or longer ways to them, than are followed.
+    #[error("the guest's /etc/fstab mounts more than 256 file systems, or says where in more names than are followed")]
+    TooManyMounts,
     /// Something on the way is not a folder.
     #[error("`{0}` is not a folder in the guest")]
     NotFolder(GuestPath),

@@ -145,3 +145,30 @@ fn an_inspection_is_json() {
     assert_eq!(json["init"], "systemd");
     assert_eq!(json["users"][0]["home"], "/root");
 }
+
+#[test]
+fn a_table_whose_mount_points_take_minutes_to_find_is_refused() {
+    // Each link says its folder 800 times, and the next link.
+    let mut files = debian().dir("/d");
+    for at in 0..39 {
+        files = files.link(&format!("/l{at}"), &format!("{}l{}", "d/../".repeat(800), at + 1));
+    }
+    let files = files.dir("/l39");
+    let lines = |count: usize, point: &str| {
+        let line = |at: usize| format!("LABEL=x /{point}{at} ext4\n");
+        format!("LABEL=root / ext4\n{}", (0..count).map(line).collect::<String>())
+    };
+    let mut begun = std::time::Instant::now();
+    for table in [lines(250, "l0/x"), lines(300, "srv")] {
+        let tree = Tree::assemble(&[files.clone().file("/etc/fstab", table).volume(1, "root")], None);
+        assert!(matches!(tree, Err(Error::TooManyMounts)));
+    }
+    assert!(begun.elapsed().as_secs() < 10);
+    let tree = Tree::assemble(&[files.clone().file("/etc/fstab", lines(200, "srv/data")).volume(1, "root")], None).unwrap();
+    assert_eq!(tree.mounts().count(), 201);
+    // One such path is followed as Linux would, or not for long.
+    begun = std::time::Instant::now();
+    assert!(matches!(tree.resolve(&path("/l0/x")), Err(Error::TooManyLinks(_))));
+    assert!(tree.resolve(&path("/l35/x")).is_ok());
+    assert!(begun.elapsed().as_secs() < 10);
+}

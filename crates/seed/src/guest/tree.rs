@@ -63,7 +63,7 @@ impl Tree {
     /// # Errors
     ///
     /// [`Error::NoRoot`], [`Error::SeveralRoots`], [`Error::ReadOnly`] for systems whose root is not changed by writing files, and
-    /// [`Error::FileSystem`].
+    /// [`Error::FileSystem`], [`Error::TooManyMounts`].
     pub fn assemble(volumes: &[Volume], root: Option<&VolumeId>) -> Result<Self, Error> {
         let (partition, files) = root::find(volumes, root)?;
         let mut tree = Self {
@@ -83,9 +83,17 @@ impl Tree {
             .collect();
         // Stable: of two for one folder the later hides the former.
         entries.sort_by_key(|(point, _)| point.components().count());
+        if entries.len() > MOUNTS_MAX {
+            return Err(Error::TooManyMounts);
+        }
+        let mut patience = Patience { names: MOUNTS_NAMES_MAX, looks: MOUNTS_LOOKS_MAX };
         for (point, entry) in entries {
+            let resolved = tree.walk(&point, true, &mut patience);
+            if patience.is_spent() {
+                return Err(Error::TooManyMounts);
+            }
             // A mount point below a file system that cannot be used is hidden with it.
-            let Ok(resolved) = tree.resolve(&point) else { continue };
+            let Ok(resolved) = resolved else { continue };
             let volume = volumes.iter().find(|volume| volume.is(&entry.spec));
             let source = match (entry.detour(), volume.map(|volume| (volume.partition.clone(), &volume.content))) {
                 (Some(reason), _) => Source::Other(reason.to_owned()),
@@ -117,7 +125,7 @@ impl Tree {
     /// [`Error::Mounted`] when it leads to a file system that cannot be used, [`Error::TooManyLinks`], [`Error::NotFolder`],
     /// [`Error::BadLink`], [`Error::FileSystem`].
     pub fn resolve(&self, path: &GuestPath) -> Result<Resolved, Error> {
-        self.walk(path, true).map_err(|error| about(path, error))
+        self.walk(path, true, &mut Patience::default()).map_err(|error| about(path, error))
     }
 
     /// Resolves `path`, but for a link as its last name.
@@ -126,7 +134,7 @@ impl Tree {
     ///
     /// As [`Tree::resolve`].
     pub fn resolve_parent(&self, path: &GuestPath) -> Result<Resolved, Error> {
-        self.walk(path, false).map_err(|error| about(path, error))
+        self.walk(path, false, &mut Patience::default()).map_err(|error| about(path, error))
     }
 
     /// Returns what is known about `path`, links followed, or `None` when it does not exist or `path` is no guest path.
@@ -216,22 +224,27 @@ impl Tree {
     /// Resolves `path`; what the guest's files make unreachable counts as missing.
     fn found(&self, path: &str, follow: bool) -> Result<Option<Resolved>, Error> {
         let Ok(path) = GuestPath::new(path) else { return Ok(None) };
-        match self.walk(&path, follow) {
+        match self.walk(&path, follow, &mut Patience::default()) {
             Ok(resolved) => Ok(Some(resolved)),
             Err(error @ Error::FileSystem { .. }) => Err(error),
             Err(_) => Ok(None),
         }
     }
 
-    fn walk(&self, path: &GuestPath, follow: bool) -> Result<Resolved, Error> {
+    /// Resolves `path`, while there is patience with the names and links on the way.
+    fn walk(&self, path: &GuestPath, follow: bool, patience: &mut Patience) -> Result<Resolved, Error> {
         let mut pending: Vec<String> = path.components().rev().map(str::to_owned).collect();
         let mut real = GuestPath::root();
-        let mut metadata = self.stat(&real)?;
+        let mut metadata = self.stat(&real, patience)?;
         let mut links = 0_u32;
         while let Some(name) = pending.pop() {
+            patience.names = patience.names.saturating_sub(1);
+            if patience.is_spent() {
+                return Err(Error::TooManyLinks(path.clone()));
+            }
             if name == ".." {
                 real = real.parent().unwrap_or_else(GuestPath::root);
-                metadata = self.stat(&real)?;
+                metadata = self.stat(&real, patience)?;
                 continue;
             }
             let next = real.join(&name).map_err(|_| Error::BadLink(path.clone()))?;
@@ -245,7 +258,7 @@ impl Tree {
             if metadata.is_some_and(|metadata| metadata.kind != FileKind::Directory) {
                 return Err(Error::NotFolder(real));
             }
-            let found = self.stat(&next)?;
+            let found = self.stat(&next, patience)?;
             if found.is_some_and(|found| found.kind == FileKind::Symlink) && (follow || !pending.is_empty()) {
                 links = links.saturating_add(1);
                 if links > LINKS_MAX {
@@ -254,7 +267,7 @@ impl Tree {
                 let target = self.target(&next)?;
                 if target.starts_with('/') {
                     real = GuestPath::root();
-                    metadata = self.stat(&real)?;
+                    metadata = self.stat(&real, patience)?;
                 }
                 pending.extend(target.split('/').rev().filter(|name| !matches!(*name, "" | ".")).map(str::to_owned));
                 continue;
@@ -275,11 +288,12 @@ impl Tree {
             .ok_or_else(|| Error::BadLink(link.clone()))
     }
 
-    fn stat(&self, real: &GuestPath) -> Result<Option<Metadata>, Error> {
+    fn stat(&self, real: &GuestPath, patience: &mut Patience) -> Result<Option<Metadata>, Error> {
         // A panic elsewhere leaves the map whole: each entry is inserted at once.
         if let Some(seen) = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(real) {
             return Ok(*seen);
         }
+        patience.looks = patience.looks.saturating_sub(real.components().count());
         let (partition, files, inner) = self.files(real)?;
         let found = match files.symlink_metadata(&inner) {
             Ok(metadata) => Some(metadata),
@@ -313,6 +327,27 @@ impl Tree {
     }
 }
 
+/// What finding paths may still take: links of a guest may say more names than anybody has time for.
+struct Patience {
+    /// Names on the way.
+    names: usize,
+    /// Names in folders that were not looked at before.
+    looks: usize,
+}
+
+impl Patience {
+    fn is_spent(&self) -> bool {
+        self.names == 0 || self.looks == 0
+    }
+}
+
+impl Default for Patience {
+    /// Returns that with one path: the deepest that there is, and links that Linux would follow.
+    fn default() -> Self {
+        Self { names: 1 << 14, looks: 1 << 22 }
+    }
+}
+
 /// Makes the error name the path that was asked for.
 fn about(asked: &GuestPath, error: Error) -> Error {
     match error {
@@ -332,3 +367,7 @@ impl fmt::Display for Place {
 /// Linux: `MAXSYMLINKS`.
 const LINKS_MAX: u32 = 40;
 const TABLE_MAX: u64 = 1 << 20;
+/// The most file systems of a guest's table, and what finding their places may take: far more than any that is meant.
+const MOUNTS_MAX: usize = 256;
+const MOUNTS_NAMES_MAX: usize = 1 << 16;
+const MOUNTS_LOOKS_MAX: usize = 1 << 16;

@@ -210,5 +210,16 @@ fn a_file_that_a_mount_would_hide_is_refused() {
     hint: `--partition` with the root's number puts it under the mount all the same
     ");
     sandbox.done("disk inject -f raw --partition 1 --manifest files.json disk.raw");
+    // Neither does a link of the guest lead there, nor one that is the last name.
+    sandbox.done("disk ln -s disk.raw boot/efi /link");
+    sandbox.done("disk ln -s --partition 1 disk.raw /boot/efi/EFI/a /last");
+    for line in
+        ["disk put -f raw disk.raw a /link/b", "disk put -f raw disk.raw a /last", "disk mkdir -f raw disk.raw /link/c/d"]
+    {
+        let outcome = sandbox.run(line);
+        assert!(outcome.status == 6 && outcome.to_string().contains("would be hidden"), "{outcome}");
+    }
+    sandbox.done("disk rm -f raw disk.raw /last");
+    sandbox.done("disk chmod -f raw disk.raw 700 /boot/efi");
     check(&sandbox, "32");
 }

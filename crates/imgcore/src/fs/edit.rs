@@ -193,6 +193,12 @@ impl Edit {
         }
     }
 
+    /// Returns whether a link as the last name of its path is followed; by [`Edit::CreateDir`] where it leads to a folder.
+    #[must_use]
+    pub fn follows(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::Append { .. } | Self::AppendLine { .. } | Self::CreateDir { .. })
+    }
+
     /// Returns what it sets besides, where a step does that.
     pub fn attributes_mut(&mut self) -> Option<&mut Attributes> {
         match self {

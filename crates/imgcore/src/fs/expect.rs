@@ -87,10 +87,8 @@ pub fn expectations(
     let undone = undone(plan);
     let mut model = Model { same, files: Vec::new(), names: BTreeMap::new() };
     for (order, edit) in plan.edits.iter().enumerate() {
-        let follow =
-            matches!(edit, Edit::Write { .. } | Edit::Append { .. } | Edit::AppendLine { .. } | Edit::CreateDir { .. });
         let place = |path: &GuestPath, follow| place((&undone, order), path, follow, &canonical);
-        let path = place(edit.path(), follow)?;
+        let path = place(edit.path(), edit.follows())?;
         let source = edit.source().map(|from| place(from, false)).transpose()?;
         model.step(order, edit, path, source);
     }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use imgcore::fs::EditPlan;
 use imgcore::fs::ext4::{self, Editor, Timestamp};
-use seed::guest::{Selinux, Tree, Volume, VolumeId};
+use imgcore::fs::{Edit, EditPlan, GuestPath};
+use seed::guest::{self, Selinux, Tree, Volume, VolumeId};
 use seed::plan::{Step, label_new_files};
 
 use super::attached;
@@ -86,13 +86,10 @@ pub(super) fn look(
 
 /// Refuses what the guest would not see, as it mounts another file system there.
 fn refuse_hidden(tree: &Tree, plan: &EditPlan) -> Result<(), CommandError> {
-    for path in plan.edits.iter().flat_map(|edit| [Some(edit.path()), edit.source()]).flatten() {
-        let over = tree.mounts().filter(|(mount, _, _)| path != *mount && path.strip_prefix(mount).is_some());
-        let over = over.max_by_key(|(mount, _, _)| mount.as_str().len());
-        let Some((mount, device, partition)) = over.filter(|(_, _, partition)| *partition != Some(&tree.root_partition()))
-        else {
-            continue;
-        };
+    let paths = |edit| [Some((Edit::path(edit), Edit::follows(edit))), Edit::source(edit).map(|from| (from, false))];
+    for (path, follows) in plan.edits.iter().flat_map(paths).flatten() {
+        let Some(point) = hiding(tree, path, follows) else { continue };
+        let Some((mount, device, partition)) = tree.mounts().filter(|(mount, ..)| **mount == point).last() else { continue };
         let message = format!("`{path}` would be hidden: the guest mounts `{}` on `{mount}`", printable(device));
         let hint = match partition {
             Some(id) => format!("`--partition {id}` puts it there, with the path as that file system has it"),
@@ -101,4 +98,25 @@ fn refuse_hidden(tree: &Tree, plan: &EditPlan) -> Result<(), CommandError> {
         return Err(CommandError::new(ErrorKind::Refused, message).hint(hint));
     }
     Ok(())
+}
+
+/// Returns the mount point under which `path` of the root's file system lies, links of the guest followed.
+fn hiding(tree: &Tree, path: &GuestPath, follows: bool) -> Option<GuestPath> {
+    let resolved = if follows { tree.resolve(path) } else { tree.resolve_parent(path) };
+    let real = match resolved {
+        Ok(resolved) => resolved.path,
+        // The folder that the guest mounts on is the root's, and what is below is not.
+        Err(guest::Error::Mounted { mount_point, .. }) => {
+            let above = path.parent().and_then(|above| tree.resolve(&above).ok());
+            let point = above.zip(path.name()).and_then(|(above, name)| above.path.join(name).ok());
+            if point.as_ref() != Some(&mount_point) {
+                return Some(mount_point);
+            }
+            mount_point
+        }
+        Err(_) => path.clone(),
+    };
+    let over = tree.mounts().filter(|(mount, _, _)| real != **mount && real.strip_prefix(mount).is_some());
+    let over = over.max_by_key(|(mount, _, _)| mount.as_str().len())?;
+    Some(over.0.clone()).filter(|_| over.2 != Some(&tree.root_partition()))
 }

@@ -4,9 +4,11 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use serde_json::Value;
+use vmimg_tests::mount::Mounted;
 use vmimg_tests::sandbox::Sandbox;
 
 use crate::disk::{check, disk};
+use crate::sandbox;
 
 fn stat(sandbox: &Sandbox, path: &str) -> Value {
     let all: Value = serde_json::from_str(&sandbox.done(&format!("disk stat --json disk.raw {path}"))).unwrap();
@@ -197,4 +199,31 @@ fn a_folder_in_many_places_is_walked_through_once() {
         assert_eq!(outcome.status, 4, "{command}\n{outcome}");
         assert!(outcome.stderr.contains("it has one name, outside of itself"), "{command}\n{outcome}");
     }
+}
+
+#[test]
+fn names_that_no_path_can_have_are_passed_over_and_not_in_silence() {
+    let sandbox = sandbox();
+    sandbox.tool("mke2fs").args(["-q", "-t", "ext4", "disk.raw", "16M"]).run();
+    sandbox.tool("cp").args(["disk.raw", "other.raw"]).run();
+    {
+        let mounted = Mounted::open(&sandbox.path("other.raw"), "rw").unwrap();
+        mounted.shell("mkdir -p srv \"$(printf 'srv/caf\\351')\"; echo x > \"$(printf 'srv/caf\\351/x')\"; echo y > srv/y");
+    }
+    let before = fs::read(sandbox.path("other.raw")).unwrap();
+    for line in [
+        "disk get other.raw /srv got",
+        "disk get --tar got.tar other.raw /srv",
+        "disk diff disk.raw other.raw",
+        "disk diff --json other.raw disk.raw",
+        "disk chmod -R other.raw 0700 /srv",
+        "disk chown -R other.raw 7 /srv",
+    ] {
+        let outcome = sandbox.run(line);
+        assert!(outcome.status == 5 && outcome.to_string().contains("a name in the guest is not UTF-8"), "{line}: {outcome}");
+    }
+    // All else is there, where something is copied; nothing is changed in part.
+    assert_eq!(fs::read(sandbox.path("got/y")).unwrap(), b"y\n");
+    sandbox.tool("tar").args(["-tf", "got.tar", "./y"]).run();
+    assert!(fs::read(sandbox.path("other.raw")).unwrap() == before);
 }

@@ -47,7 +47,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
                 edits.push(Edit::SetAttributes { path, attributes: attributes.clone() });
             }
             Ok(())
-        })?;
+        })?
+        .check()?;
     }
     drop(volume);
     carry_out(context, &args.change, args.report, EditPlan { edits })

@@ -46,7 +46,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         walk(context, volume.file_system(), path, args.recursive, |path, _| {
             edits.push(Edit::SetAttributes { path, attributes: attributes.clone() });
             Ok(())
-        })?;
+        })?
+        .check()?;
     }
     drop(volume);
     carry_out(context, &args.change, args.report, EditPlan { edits })

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::stat::Facts;
 use super::volume::{Volume, VolumeArgs};
-use super::walk::walk;
+use super::walk::{PassedOver, walk};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::output::{ReportArgs, printable};
@@ -52,12 +52,17 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let volume = &args.volume;
     let other = VolumeArgs { image: args.other.clone(), partition: volume.partition.clone(), ..*volume };
     let (old, new) = (Volume::open(context, volume)?, Volume::open(context, &other)?);
-    let all = compare(context, (&old, &new), &args.path)?;
-    args.report.print(context, &all, |all| all.iter().map(Difference::text).collect())
+    let (all, passed_over) = compare(context, (&old, &new), &args.path)?;
+    args.report.print(context, &all, |all| all.iter().map(Difference::text).collect())?;
+    passed_over.into_iter().try_for_each(PassedOver::check)
 }
 
-fn compare(context: &Context, (old, new): (&Volume, &Volume), path: &GuestPath) -> Result<Vec<Difference>, CommandError> {
-    let (mut before, after) = (kinds(context, old, path)?, kinds(context, new, path)?);
+fn compare(
+    context: &Context,
+    (old, new): (&Volume, &Volume),
+    path: &GuestPath,
+) -> Result<(Vec<Difference>, [PassedOver; 2]), CommandError> {
+    let ((mut before, in_old), (after, in_new)) = (kinds(context, old, path)?, kinds(context, new, path)?);
     let mut all: BTreeMap<GuestPath, Difference> = BTreeMap::new();
     let mut add = |path: GuestPath, change, what| {
         let shown = printable(path.as_str());
@@ -75,16 +80,18 @@ fn compare(context: &Context, (old, new): (&Volume, &Volume), path: &GuestPath) 
         }
     }
     before.into_keys().for_each(|path| add(path, "removed", Vec::new()));
-    Ok(all.into_values().collect())
+    Ok((all.into_values().collect(), [in_old, in_new]))
 }
 
-fn kinds(context: &Context, volume: &Volume, path: &GuestPath) -> Result<BTreeMap<GuestPath, FileKind>, CommandError> {
+type Kinds = (BTreeMap<GuestPath, FileKind>, PassedOver);
+
+fn kinds(context: &Context, volume: &Volume, path: &GuestPath) -> Result<Kinds, CommandError> {
     let mut all = BTreeMap::new();
-    walk(context, volume.file_system(), path, true, |path, found| {
+    let passed_over = walk(context, volume.file_system(), path, true, |path, found| {
         all.insert(path, found.kind);
         Ok(())
     })?;
-    Ok(all)
+    Ok((all, passed_over))
 }
 
 /// Returns what differs in a file of the same type.

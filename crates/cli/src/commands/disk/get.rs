@@ -13,10 +13,10 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
 use super::tar;
 use super::volume::{Volume, VolumeArgs};
-use super::walk::Met;
+use super::walk::{Met, PassedOver};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
-use crate::output::{printable, warn};
+use crate::output::warn;
 
 /// The arguments of `vmimg disk get`.
 #[derive(Debug, clap::Args)]
@@ -66,13 +66,15 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::openat(CWD, folder, flags, Mode::empty()).map_err(|error| cannot(folder, error))?;
-    let mut copy = Copy { context, volume: &volume };
-    copy.copy(&folder, name, &args.path, found, &dest)
+    let mut copy = Copy { context, volume: &volume, passed_over: PassedOver::default() };
+    copy.copy(&folder, name, &args.path, found, &dest)?;
+    copy.passed_over.check()
 }
 
 struct Copy<'a> {
     context: &'a Context,
     volume: &'a Volume,
+    passed_over: PassedOver,
 }
 
 /// A folder of the host that is being filled, and what its permissions and time will be.
@@ -108,7 +110,7 @@ impl Copy<'_> {
                 continue;
             };
             let Some(inside) = std::str::from_utf8(&name).ok().and_then(|name| path.join(name).ok()) else {
-                warn(self.context, format!("cannot copy `{}` in `{path}`", printable(&name)));
+                self.passed_over.add(self.context, &name, path);
                 continue;
             };
             let (name, shown) = (OsStr::from_bytes(&name), shown.join(OsStr::from_bytes(&name)));

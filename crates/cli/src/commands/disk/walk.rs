@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use imgcore::fs::{Error, FileKind, FileSystem, GuestPath, Metadata};
 
 use crate::context::Context;
-use crate::error::CommandError;
+use crate::error::{CommandError, ErrorKind};
 use crate::output::{printable, warn};
 
 /// Calls `visit` with `path` and, when it is `recursive`, with all that is below, folders before what is in them.
 ///
-/// Links are not followed. Names that no path can have are passed over with a warning, as folders that were met before.
+/// Links are not followed. Names that no path can have are passed over with a warning and counted, as folders that were met
+/// before are, uncounted.
 ///
 /// # Errors
 ///
@@ -21,8 +22,9 @@ pub(super) fn walk(
     path: &GuestPath,
     recursive: bool,
     mut visit: impl FnMut(GuestPath, Metadata) -> Result<(), CommandError>,
-) -> Result<(), CommandError> {
+) -> Result<PassedOver, CommandError> {
     let mut waiting = vec![path.clone()];
+    let mut passed_over = PassedOver::default();
     let mut met = Met::new(files);
     while let Some(path) = waiting.pop() {
         context.interrupt().check()?;
@@ -34,13 +36,41 @@ pub(super) fn walk(
             for entry in files.read_dir(&path)?.iter().rev() {
                 match std::str::from_utf8(&entry.name).ok().and_then(|name| path.join(name).ok()) {
                     Some(below) => waiting.push(below),
-                    None => warn(context, format!("cannot look at `{}` in `{path}`", printable(&entry.name))),
+                    None => passed_over.add(context, &entry.name, &path),
                 }
             }
         }
         visit(path, found)?;
     }
-    Ok(())
+    Ok(passed_over)
+}
+
+/// How many names of a guest no path can have.
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use]
+pub(super) struct PassedOver(u64);
+
+impl PassedOver {
+    /// Counts `name` in `folder`, with a warning.
+    pub(super) fn add(&mut self, context: &Context, name: &[u8], folder: &GuestPath) {
+        warn(context, format!("`{}` in `{folder}` is not UTF-8, and is passed over", printable(name)));
+        self.0 = self.0.saturating_add(1);
+    }
+
+    /// Fails when there is one: what was done is not all that was asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`].
+    pub(super) fn check(self) -> Result<(), CommandError> {
+        let what = match self.0 {
+            0 => return Ok(()),
+            1 => "a name in the guest is not UTF-8, and was passed over with all below it".to_owned(),
+            names => format!("{names} names in the guest are not UTF-8, and were passed over with all below them"),
+        };
+        Err(CommandError::new(ErrorKind::Unsupported, what)
+            .hint("`vmimg nbd connect` gives the kernel the disk, which knows such names"))
+    }
 }
 
 /// The folders that a walk has met. In a damaged file system one can be in two places, even below itself; with more of them the

@@ -99,7 +99,7 @@ pub(in crate::commands::disk) fn write(output: Output<'_>, volume: &Volume, path
         return Err(CommandError::new(ErrorKind::Refused, format!("`{path}` is a link to `{target}`"))
             .hint("name what it leads to, or the folder that it is in"));
     }
-    walk(context, files, path, true, |inside, found| {
+    let passed_over = walk(context, files, path, true, |inside, found| {
         let below = inside.strip_prefix(path).unwrap_or_else(GuestPath::root);
         let name = match (top.kind, below.as_str()) {
             (FileKind::Directory, "/") => "./".to_owned(),
@@ -108,7 +108,8 @@ pub(in crate::commands::disk) fn write(output: Output<'_>, volume: &Volume, path
         };
         archive.add(&inside, name, &found)
     })?;
-    archive.output.finish()
+    archive.output.finish()?;
+    passed_over.check()
 }
 
 struct Archive<'a> {

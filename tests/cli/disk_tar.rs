@@ -98,15 +98,29 @@ fn a_tree_goes_in_and_comes_out_as_gnu_tar_has_it() {
 fn links_of_an_archive_stay_in_the_guest_and_later_names_win() {
     let sandbox = disk();
     sandbox.file("x/link/passwd", "evil");
+    sandbox.file("x/inside/deep/kept", "kept");
     sandbox.file("x/twice", "second");
     sandbox.file("y/file", "through");
-    let pack = "mkdir l t; ln -s /etc l/link; ln -s /etc/hostname l/twice
-                tar -C l -cf a.tar . && tar -C x --no-recursion -rf a.tar ./link/passwd ./twice
-                tar -P -C y --transform=s,^,/abs/, -rf a.tar file
+    sandbox.file("y/folder/new", "new");
+    let pack =
+        "mkdir l t; ln -s /etc l/link; ln -s /etc/hostname l/twice; ln -s real/. l/inside; ln -s ../etc l/above; ln -s above l/hop
+                mkdir -p l/real/deep; ln -s /etc l/folder; chmod 700 y/folder
+                tar -C l -cf a.tar . && tar -C x --no-recursion -rf a.tar ./inside/deep/kept ./twice
+                tar -P -C y --transform=s,^,/abs/, -rf a.tar file; tar -C y -rf a.tar folder
+                for through in link above hop; do
+                  cp a.tar $through.tar; tar -P -C y --transform=s,^,$through/deep/, -rf $through.tar file; done
+                ln l/link l/hard; tar -C l -cf hard.tar link hard; tar -P -C y --transform=s,^,hard/, -rf hard.tar file
+                tar -P -C y --transform=s,^,link/, -cf b.tar file
                 tar -P -C y --transform=s,^,../up/, -cf up.tar file; gzip -k a.tar";
     sandbox.tool("sh").args(["-ec", pack]).run();
     sandbox.done("disk put --tar a.tar disk.raw /srv");
-    assert_eq!(sandbox.done("disk cat disk.raw /etc/passwd /srv/twice /etc/hostname /srv/abs/file"), "evilsecondbase\nthrough");
+    // GNU tar takes the same links for safe, and puts a folder into the place of one.
+    let all = "disk cat disk.raw /srv/real/deep/kept /srv/twice /etc/hostname /srv/abs/file /srv/folder/new";
+    assert_eq!(sandbox.done(all), "keptsecondbase\nthroughnew");
+    assert!(sandbox.done("disk stat disk.raw /etc").contains("mode 0755"));
+    // A link that was there is the guest's own.
+    sandbox.done("disk put --tar b.tar disk.raw /srv");
+    assert_eq!(sandbox.done("disk cat disk.raw /etc/file"), "through");
     check(&sandbox, "32");
     let before = fs::read(sandbox.path("disk.raw")).unwrap();
     insta::assert_snapshot!(sandbox.run("disk put --tar up.tar disk.raw /srv"), @r"
@@ -115,6 +129,10 @@ fn links_of_an_archive_stay_in_the_guest_and_later_names_win() {
     error: the archive's name `../up/file` cannot be put below `/srv`
     caused by: `..` is not allowed in a guest path
     ");
+    for through in ["link", "above", "hop", "hard"] {
+        let outcome = sandbox.run(&format!("disk put --tar {through}.tar disk.raw /opt/new"));
+        assert!(outcome.status == 6 && outcome.to_string().contains("a link of the archive itself"), "{through}: {outcome}");
+    }
     insta::assert_snapshot!(sandbox.run("disk put --tar a.tar.gz disk.raw /srv"), @r"
     exit status 4
     --- stderr

@@ -152,3 +152,18 @@ fn a_folder_becomes_a_file_system() {
     );
     assert!(said("/").contains("mtime: 0x6553f100"), "{}", said("/"));
 }
+
+#[test]
+fn what_a_disk_was_before_leaves_no_trace() {
+    let sandbox = sandbox();
+    let (btrfs, gpt, xfs) = ("mkfs.btrfs -q x.raw", "sgdisk -n 1:2048:4096 x.raw", "mkfs.xfs -q x.raw");
+    for (kind, before) in [("swap", btrfs), ("swap", gpt), ("vfat", gpt), ("vfat", xfs), ("ext4", btrfs)] {
+        sandbox.tool("sh").args(["-ec", &format!("rm -f x.raw; truncate -s 350M x.raw; {before}")]).run();
+        assert_eq!(sandbox.run(&format!("disk mkfs {kind} x.raw")).status, 6, "{before}");
+        sandbox.done(&format!("disk mkfs --force {kind} x.raw"));
+        assert_eq!(sandbox.tool("blkid").args(["-p", "-o", "value", "-s", "TYPE", "x.raw"]).run().trim(), kind, "{before}");
+        let traces = sandbox.tool("wipefs").args(["-p", "x.raw"]).run();
+        let types: Vec<&str> = traces.lines().filter_map(|line| line.rsplit(',').next()).collect();
+        assert!(!types.iter().any(|kind| ["btrfs", "gpt", "PMBR", "xfs"].contains(kind)), "{before}: {traces}");
+    }
+}

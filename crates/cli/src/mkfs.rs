@@ -1,6 +1,6 @@
 //! What a whole disk or a partition is made into: a file system or swap space.
 
-use imgcore::block::BlockWrite;
+use imgcore::block::{BlockWrite, ByteRange, Hole};
 use imgcore::fs::ext4::{self, CreateOptions, Release, Timestamp};
 use imgcore::fs::{Error, swap, vfat};
 use sha2::{Digest as _, Sha256};
@@ -53,6 +53,27 @@ impl Kind {
     }
 }
 
+/// Zeros what would have a used `disk` be taken for what it was: marks of other file systems, and the table of partitions with its
+/// copy at the end.
+///
+/// # Errors
+///
+/// The failure of the device.
+pub fn wipe<D: BlockWrite>(mut disk: D) -> Result<(), Error> {
+    let size = disk.size();
+    disk.write_zeroes_at(ByteRange::new(0, MARKS.min(size)).unwrap_or_default(), Hole::Allow)?;
+    for sector in [512, 4096] {
+        let Some(last) = (size / sector).checked_sub(1).map(|last| last.saturating_mul(sector)) else { continue };
+        let mut magic = [0; 8];
+        disk.read_exact_at(&mut magic, last)?;
+        if magic == *GPT {
+            let table = ByteRange::new(last.saturating_sub(GPT_ENTRIES), last.saturating_add(sector));
+            disk.write_zeroes_at(table.unwrap_or_default(), Hole::Allow)?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes all of `disk` a file system or swap space as its usual program would, and returns its bytes.
 ///
 /// # Errors
@@ -78,6 +99,13 @@ pub fn ext_options(kind: ext4::Kind, release: Release, size: u64, uuid: Uuid, no
     hash_seed.iter_mut().zip(Sha256::digest(uuid.as_bytes())).for_each(|(to, from)| *to = from);
     CreateOptions::new(kind, release, size, uuid.into_bytes(), hash_seed, now)
 }
+
+/// The marks of all that blkid(8) knows lie before this; the last is that of btrfs, at 64 KiB.
+const MARKS: u64 = 68 << 10;
+/// Spec: UEFI 2.10, 5.3.2: the signature "EFI PART" of the header in the last block; 5.3.1: "a minimum of 16,384 bytes" of entries
+/// before it.
+const GPT: &[u8; 8] = b"EFI PART";
+const GPT_ENTRIES: u64 = 16 << 10;
 
 /// Returns the serial number that FAT has in place of a UUID.
 fn serial(uuid: Uuid) -> u32 {

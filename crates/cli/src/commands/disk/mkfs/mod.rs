@@ -165,6 +165,7 @@ fn make_on_existing(args: &Args, context: &Context, uuid: Uuid) -> Result<Made, 
                 .hint("`--force` overwrites it")
                 .hint("`vmimg disk inspect` shows what is there"));
         }
+        mkfs::wipe(&mut *part)?;
         make(args, context, part, uuid)
     })?;
     Ok(changed.outcome)

@@ -235,6 +235,10 @@ impl Resize for FileDisk {
             ));
         }
         self.writable(0, 0)?;
+        if i64::try_from(size).is_err() {
+            let message = format!("`{}` cannot have {size} bytes: no file has more than {}", self.path.display(), i64::MAX);
+            return Err(Error::new(ErrorKind::NoSpace, message));
+        }
         self.file.set_len(size).map_err(cannot)?;
         self.size = size;
         Ok(())
@@ -285,6 +289,9 @@ mod tests {
         disk.read_exact_at(&mut bytes, 1 << 20).unwrap();
         assert!(bytes[..4196].iter().all(|byte| *byte == 0) && bytes[4196..].iter().all(|byte| *byte == 7));
         assert_eq!(disk.read_exact_at(&mut bytes, 3 << 20).unwrap_err().kind(), ErrorKind::OutOfBounds);
+        let too_long = disk.resize(1 << 63).unwrap_err();
+        assert_eq!(too_long.kind(), ErrorKind::NoSpace);
+        assert!(too_long.to_string().contains("no file has more than 9223372036854775807"), "{too_long}");
         drop(disk);
         let mut read_only = FileDisk::open(&path, Access::Read).unwrap();
         assert_eq!(read_only.write_all_at(&[1], 0).unwrap_err().kind(), ErrorKind::ReadOnly);

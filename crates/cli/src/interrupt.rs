@@ -17,6 +17,8 @@ pub struct Interrupt {
     signal: Arc<AtomicUsize>,
     /// Whether signals of this process set it.
     of_process: bool,
+    /// Whether the program serves others.
+    serves: Arc<AtomicBool>,
 }
 
 impl Interrupt {
@@ -70,6 +72,17 @@ impl Interrupt {
         self.signal.load(Ordering::SeqCst) != 0
     }
 
+    /// Lets a signal be the wish that a server ends: what its clients have asked for is still done, however long that takes.
+    pub fn begin_to_serve(&self) {
+        self.serves.store(true, Ordering::SeqCst);
+    }
+
+    /// Returns whether a signal has come, and nobody else is served.
+    #[must_use]
+    pub fn ends_waiting(&self) -> bool {
+        self.is_set() && !self.serves.load(Ordering::SeqCst)
+    }
+
     /// Takes the signal back that has come, if one has: it was what a server waits for, and the process ends by itself.
     pub fn answer(&self) {
         self.signal.store(0, Ordering::SeqCst);
@@ -100,5 +113,8 @@ mod tests {
         interrupt.check().unwrap();
         interrupt.clone().set();
         assert_eq!(interrupt.check().unwrap_err().kind(), ErrorKind::Interrupted);
+        assert!(interrupt.ends_waiting());
+        interrupt.clone().begin_to_serve();
+        assert!(interrupt.is_set() && !interrupt.ends_waiting(), "clients get their answers");
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use imgcore::image::Location;
-use imgcore::nbd::Uri;
+use imgcore::nbd::{Stop, Uri};
 
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
@@ -34,7 +34,9 @@ impl Place {
         let uri = Uri::parse(text, &context.absolute(Path::new(""))).map_err(|error| usage(error.to_string()))?;
         // Spec: `doc/uri.md`: "it SHOULD default to a local operating system credential if one is available"
         let login = context.variable("LOGNAME").or_else(|| context.variable("USER"));
-        Ok(Self::Export(uri.with_user(login.and_then(OsStr::to_str))))
+        let interrupt = context.interrupt().clone();
+        let stop = Stop::when(move || interrupt.ends_waiting());
+        Ok(Self::Export(uri.with_user(login.and_then(OsStr::to_str)).with_stop(stop)))
     }
 
     /// Returns it for the library.

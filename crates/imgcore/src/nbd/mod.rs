@@ -1,7 +1,7 @@
 //! The Network Block Device protocol: images where other programs expect a device.
 //!
 //! ```text
-//! uri        nbd://host/export, nbd+unix:///export?socket=PATH
+//! uri        nbd://host/export, nbd+unix:///export?socket=PATH; stop: until when its server is waited for
 //! client     an export of some server as a block device
 //! server     disks for clients, over sockets
 //! tls        how both encrypt: certificates, or keys that both sides have
@@ -14,8 +14,10 @@
 pub mod attach;
 pub mod client;
 pub mod server;
+mod stop;
 pub mod tls;
 mod uri;
 pub mod wire;
 
+pub use stop::Stop;
 pub use uri::{Address, TlsSettings, Uri, UriError};

@@ -9,6 +9,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::Stop;
 use super::wire::{MAX_STRING, PORT};
 
 /// Where an export is, and how it is reached.
@@ -19,6 +20,7 @@ pub struct Uri {
     address: Address,
     export: String,
     tls: Option<TlsSettings>,
+    stop: Stop,
 }
 
 /// What a server listens on.
@@ -99,7 +101,19 @@ impl Uri {
         // What a certificate has to say, as libnbd takes it.
         let hostname = (unix && tls && !authority.is_empty() && settings.keys.is_none()).then(|| authority.to_owned());
         let settings = TlsSettings { hostname: settings.hostname.or(hostname), ..settings };
-        Ok(Self { text: text.to_owned(), address, export, tls: tls.then_some(settings) })
+        Ok(Self { text: text.to_owned(), address, export, tls: tls.then_some(settings), stop: Stop::default() })
+    }
+
+    /// Returns it as one whose server is waited for until `stop` says otherwise.
+    #[must_use]
+    pub fn with_stop(self, stop: Stop) -> Self {
+        Self { stop, ..self }
+    }
+
+    /// Returns what says that the server is not waited for any longer.
+    #[must_use]
+    pub fn stop(&self) -> &Stop {
+        &self.stop
     }
 
     /// Returns the address of the server.

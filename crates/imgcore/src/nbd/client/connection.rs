@@ -8,11 +8,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::fault::Fault;
 use super::reply::Answer;
-use super::stream::{Patience, Receiver, Sender, Socket};
+use super::stream::{Patience, Receiver, Sender, Socket, Wait};
 use crate::block::ByteRange;
 use crate::nbd::wire::{Command, HeaderStyle, ReplyHeader, Request, flag};
 
@@ -37,7 +37,7 @@ struct State {
     /// What answers are to come, by cookie.
     expected: HashMap<u64, Expected>,
     next_cookie: u64,
-    /// Bytes of all requests that are not answered.
+    /// The cost of all requests that are not answered.
     outstanding: u64,
     /// Why the connection is of no use any more.
     dead: Option<Fault>,
@@ -47,17 +47,16 @@ struct State {
 
 #[derive(Debug)]
 enum Expected {
-    /// A thread waits for it.
+    /// A thread waits for it, and this is its cost.
     Awaited(u64),
-    /// A write that nobody waits for, with its range, and with its answer unless a thread reads that now.
-    Behind(ByteRange, Option<Answer<'static>>),
+    /// A write that nobody waits for, with its range and its cost, and with its answer unless a thread reads that now.
+    Behind(ByteRange, u64, Option<Answer<'static>>),
 }
 
 impl Expected {
-    fn bytes(&self) -> u64 {
+    fn cost(&self) -> u64 {
         match self {
-            Self::Awaited(bytes) => *bytes,
-            Self::Behind(range, _) => range.len(),
+            Self::Awaited(cost) | Self::Behind(_, cost, _) => *cost,
         }
     }
 }
@@ -68,23 +67,23 @@ enum Goal<'a, 'b> {
     Answers(&'a mut HashMap<u64, Answer<'b>>),
     /// That of the writes which nobody waits for, none touches the range.
     Settled(ByteRange),
-    /// That a write of so many bytes may follow the others.
+    /// That a write of this cost may follow the others.
     Room(u64),
 }
 
 impl Goal<'_, '_> {
     fn is_reached(&self, state: &State) -> bool {
         let mut behind = state.expected.values().filter_map(|expected| match expected {
-            Expected::Behind(range, _) => Some(*range),
+            Expected::Behind(range, cost, _) => Some((*range, *cost)),
             Expected::Awaited(_) => None,
         });
         match self {
             Self::Answers(waiting) => waiting.is_empty(),
-            Self::Settled(range) => !behind.any(|run| run.intersection(*range).is_some()),
-            Self::Room(len) => {
-                let (count, bytes) = behind
-                    .fold((0_usize, 0_u64), |(count, bytes), run| (count.saturating_add(1), bytes.saturating_add(run.len())));
-                count == 0 || (count < MOST_REQUESTS && bytes.saturating_add(*len) <= MOST_BEHIND)
+            Self::Settled(range) => !behind.any(|(run, _)| run.intersection(*range).is_some()),
+            Self::Room(cost) => {
+                let (count, all) = behind
+                    .fold((0_usize, 0_u64), |(count, all), (_, cost)| (count.saturating_add(1), all.saturating_add(cost)));
+                count == 0 || (count < MOST_REQUESTS && all.saturating_add(*cost) <= MOST_BEHIND)
             }
         }
     }
@@ -112,43 +111,41 @@ impl Connection {
         self.style
     }
 
-    /// Returns the bytes of all requests that are not answered.
+    /// Returns the cost of all requests that are not answered, in bytes.
     pub(super) fn outstanding(&self) -> u64 {
         self.state().outstanding
     }
 
-    /// Asks for all that `answers` are about, and returns when they have come; without an error each holds its own outcome.
+    /// Asks for all that `answers` are about, [`MOST_REQUESTS`] at most, and returns when they have come; without an error each
+    /// holds its own outcome.
     pub(super) fn call<'b>(&self, flags: u16, answers: Vec<Answer<'b>>) -> Result<Vec<Answer<'b>>, Fault> {
         let mut done = Vec::with_capacity(answers.len());
-        let mut rest = answers.into_iter().peekable();
-        while rest.peek().is_some() {
-            let batch: Vec<_> = rest.by_ref().take(MOST_REQUESTS).collect();
-            let mut waiting = HashMap::with_capacity(batch.len());
-            let mut message = Vec::new();
-            let mut flushes = false;
-            let mut state = self.state();
-            for answer in batch {
-                flushes |= answer.command == Command::Flush;
-                let cookie = state.expect(Expected::Awaited(answer.range.len()))?;
-                message.extend(self.request(flags, cookie, &answer).encode(self.style));
-                waiting.insert(cookie, answer);
-            }
-            let outstanding = state.outstanding;
-            drop(state);
-            self.send(&[&message])?;
-            let until = if flushes { self.patience.until_flushed() } else { self.patience.until(outstanding) };
-            self.wait(&mut Goal::Answers(&mut waiting), &mut done, until)?;
+        let mut waiting = HashMap::with_capacity(answers.len());
+        let mut message = Vec::new();
+        let mut flushes = false;
+        let mut state = self.state();
+        for answer in answers {
+            flushes |= answer.command == Command::Flush;
+            let cookie = state.expect(Expected::Awaited(answer.cost()))?;
+            message.extend(self.request(flags, cookie, &answer).encode(self.style));
+            waiting.insert(cookie, answer);
         }
+        let outstanding = state.outstanding;
+        drop(state);
+        self.send(&[&message])?;
+        let until = if flushes { self.patience.until_flushed() } else { self.patience.until(outstanding) };
+        self.wait(&mut Goal::Answers(&mut waiting), &mut done, until)?;
         Ok(done)
     }
 
     /// Sends a request that changes `range`, and returns before it is answered; a failure is told to who comes next.
     pub(super) fn write_behind(&self, command: Command, flags: u16, range: ByteRange, bytes: &[u8]) -> Result<(), Fault> {
-        self.wait(&mut Goal::Room(range.len()), &mut Vec::new(), self.patience.until(MOST_BEHIND))?;
         let answer = Answer::new(self.style, command, range, 0, &mut []);
+        let cost = answer.cost();
+        self.wait(&mut Goal::Room(cost), &mut Vec::new(), self.patience.until(MOST_BEHIND))?;
         let request = self.request(flags, 0, &answer);
         let mut state = self.state();
-        let cookie = state.expect(Expected::Behind(range, Some(answer)))?;
+        let cookie = state.expect(Expected::Behind(range, cost, Some(answer)))?;
         drop(state);
         self.send(&[&Request { cookie, ..request }.encode(self.style), bytes])
     }
@@ -181,7 +178,7 @@ impl Connection {
     }
 
     /// Lets the thread take part in reading until its goal is reached; answers that are complete go to `finished`.
-    fn wait<'b>(&self, goal: &mut Goal<'_, 'b>, finished: &mut Vec<Answer<'b>>, until: Instant) -> Result<(), Fault> {
+    fn wait<'b>(&self, goal: &mut Goal<'_, 'b>, finished: &mut Vec<Answer<'b>>, until: Wait) -> Result<(), Fault> {
         let mut state = self.state();
         loop {
             if goal.is_reached(&state) {
@@ -194,9 +191,12 @@ impl Connection {
             let Some(mut receiver) = state.receiver.take_if(|_| is_free) else {
                 let waited = self.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner);
                 state = waited.0;
-                if Instant::now() >= until && !goal.is_reached(&state) && state.dead.is_none() {
+                if let Err(error) = self.socket.in_time(until)
+                    && !goal.is_reached(&state)
+                    && state.dead.is_none()
+                {
                     drop(state);
-                    return Err(self.kill(Fault::from(std::io::Error::from(std::io::ErrorKind::TimedOut))));
+                    return Err(self.kill(Fault::from(error)));
                 }
                 continue;
             };
@@ -220,7 +220,7 @@ impl Connection {
         finished: &mut Vec<Answer<'b>>,
         left: Option<ReplyHeader>,
         receiver: &mut Receiver,
-        until: Instant,
+        until: Wait,
     ) -> Result<Option<ReplyHeader>, Fault> {
         let mut left = left;
         loop {
@@ -247,7 +247,7 @@ impl Connection {
         }
     }
 
-    fn header(&self, receiver: &mut Receiver, until: Instant) -> Result<ReplyHeader, Fault> {
+    fn header(&self, receiver: &mut Receiver, until: Wait) -> Result<ReplyHeader, Fault> {
         let magic: [u8; ReplyHeader::MAGIC_LEN] = receiver.read_array(until)?;
         let len = ReplyHeader::len(magic, self.style)?;
         let mut bytes = [0; LONGEST_HEADER];
@@ -275,11 +275,11 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // A server that meets the end of the connection may leave out what it was asked for before.
         let all = ByteRange::new(0, u64::MAX).unwrap_or_default();
-        let _failed = self.wait(&mut Goal::Settled(all), &mut Vec::new(), soon(LAST_ANSWERS));
+        let _failed = self.wait(&mut Goal::Settled(all), &mut Vec::new(), Wait::of(LAST_ANSWERS));
         let request = Request { flags: 0, command: Command::Disconnect.number(), cookie: 0, offset: 0, len: 0 };
         if self.state().dead.is_none() {
             // The server notices the end of the connection as well.
-            let _ = lock(&self.sender).send(&[&request.encode(self.style)], soon(GOODBYE));
+            let _ = lock(&self.sender).send(&[&request.encode(self.style)], Wait::of(GOODBYE));
         }
         self.socket.shut_down();
     }
@@ -293,14 +293,14 @@ impl State {
         }
         let cookie = self.next_cookie;
         self.next_cookie = cookie.wrapping_add(1);
-        self.outstanding = self.outstanding.saturating_add(expected.bytes());
+        self.outstanding = self.outstanding.saturating_add(expected.cost());
         self.expected.insert(cookie, expected);
         Ok(cookie)
     }
 
     fn forget(&mut self, cookie: u64) {
         if let Some(expected) = self.expected.remove(&cookie) {
-            self.outstanding = self.outstanding.saturating_sub(expected.bytes());
+            self.outstanding = self.outstanding.saturating_sub(expected.cost());
         }
     }
 
@@ -308,7 +308,7 @@ impl State {
     fn take_answer(&mut self, cookie: u64) -> Result<Option<Answer<'static>>, Fault> {
         match self.expected.get_mut(&cookie) {
             Some(Expected::Awaited(_)) => Ok(None),
-            Some(Expected::Behind(_, answer)) => Ok(answer.take()),
+            Some(Expected::Behind(_, _, answer)) => Ok(answer.take()),
             None => Err(Fault::lie("a reply is for a request that was not made")),
         }
     }
@@ -320,7 +320,7 @@ impl State {
                 self.lost.get_or_insert(Fault::refusal(failure));
             }
             self.forget(cookie);
-        } else if let Some(Expected::Behind(_, place)) = self.expected.get_mut(&cookie) {
+        } else if let Some(Expected::Behind(_, _, place)) = self.expected.get_mut(&cookie) {
             *place = Some(answer);
         }
     }
@@ -333,17 +333,12 @@ fn cookie_of(header: &ReplyHeader) -> u64 {
     }
 }
 
-fn soon(wait: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(wait).unwrap_or(now)
-}
-
 pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Requests that are under way at a time, of one thread or of all writes.
-const MOST_REQUESTS: usize = 64;
+pub(super) const MOST_REQUESTS: usize = 64;
 
 /// Bytes of writes that nobody waits for.
 const MOST_BEHIND: u64 = 8 << 20;
@@ -358,4 +353,4 @@ const LOOK: Duration = Duration::from_millis(500);
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// How long a goodbye may take.
-const GOODBYE: Duration = Duration::from_millis(500);
+pub(super) const GOODBYE: Duration = Duration::from_millis(500);

@@ -1,6 +1,6 @@
 use std::sync::Mutex;
 
-use super::connection::lock;
+use super::connection::{MOST_REQUESTS, lock};
 use super::fault::Fault;
 use super::pool::Pool;
 use super::reply::Answer;
@@ -92,15 +92,18 @@ impl NbdDisk {
     fn read_blocks(&self, buf: &mut [u8], range: ByteRange) -> Result<(), Fault> {
         self.pool.settle(range)?;
         let line = self.pool.idlest()?;
-        let piece = self.piece(READ_PIECE);
+        let piece = usize::try_from(self.piece(READ_PIECE)).unwrap_or(usize::MAX);
         let mut offset = range.start();
-        let mut answers = Vec::new();
-        for part in buf.chunks_mut(usize::try_from(piece).unwrap_or(usize::MAX)) {
-            let range = ByteRange::at(offset, len(part)).unwrap_or_default();
-            offset = range.end();
-            answers.push(Answer::new(line.style(), Command::Read, range, 0, part));
+        for batch in buf.chunks_mut(piece.saturating_mul(MOST_REQUESTS)) {
+            let mut answers = Vec::new();
+            for part in batch.chunks_mut(piece) {
+                let range = ByteRange::at(offset, len(part)).unwrap_or_default();
+                offset = range.end();
+                answers.push(Answer::new(line.style(), Command::Read, range, 0, part));
+            }
+            line.call(0, answers)?.iter().try_for_each(done)?;
         }
-        line.call(0, answers)?.iter().try_for_each(done)
+        Ok(())
     }
 
     /// Writes whole blocks.
@@ -157,9 +160,11 @@ impl NbdDisk {
             return Ok(());
         }
         let flags = if hole == Hole::Keep { flag::command::NO_HOLE } else { 0 };
+        // Spec: "MAY reply with `NBD_EOVERFLOW` or `NBD_EINVAL` if the oversize request would require more server resources"
+        let piece = self.piece(ZERO_PIECE);
         let mut offset = range.start();
         while offset < range.end() {
-            let part = ByteRange::new(offset, offset.saturating_add(ZERO_PIECE).min(range.end())).unwrap_or_default();
+            let part = ByteRange::new(offset, offset.saturating_add(piece).min(range.end())).unwrap_or_default();
             self.pool.settle(part)?;
             self.pool.freest()?.write_behind(Command::WriteZeroes, flags, part, &[])?;
             offset = part.end();
@@ -171,6 +176,8 @@ impl NbdDisk {
     fn ask_extents(&self, offset: u64, context: u32) -> Result<Vec<Extent>, Fault> {
         let start = self.blocks(ByteRange::at(offset, 0).unwrap_or_default()).start();
         let range = ByteRange::new(start, self.size().min(start.saturating_add(STATUS_PIECE))).unwrap_or_default();
+        // A server may tell its extents one by one, for longer than anybody waits.
+        self.pool.go_on()?;
         self.pool.settle(range)?;
         let line = self.pool.idlest()?;
         let answers = line.call(0, vec![Answer::new(line.style(), Command::BlockStatus, range, context, &mut [])])?;
@@ -337,8 +344,8 @@ const READ_PIECE: u64 = 1 << 20;
 /// Bytes that are written with one request: few enough for a socket to take them while the server is busy.
 const WRITE_PIECE: u64 = 256 << 10;
 
-/// Bytes that are zeroed with one request, whole blocks of any size.
-const ZERO_PIECE: u64 = 256 << 20;
+/// Bytes that are zeroed with one request, as most servers take them.
+const ZERO_PIECE: u64 = 32 << 20;
 
 /// Bytes that one question for status is about, whole blocks of any size.
 const STATUS_PIECE: u64 = 1 << 30;

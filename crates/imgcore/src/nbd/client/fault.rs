@@ -56,6 +56,7 @@ impl From<io::Error> for Fault {
         let text = match error.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::WriteZero => "the server closed the connection".to_owned(),
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => "the server broke the connection".to_owned(),
+            io::ErrorKind::Interrupted => "interrupted while the server was waited for".to_owned(),
             io::ErrorKind::TimedOut => "the server does not answer".to_owned(),
             _ => format!("the connection failed: {error}"),
         };

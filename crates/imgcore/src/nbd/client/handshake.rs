@@ -1,7 +1,8 @@
 //! What is agreed on before requests are made.
 
+use super::connection::GOODBYE;
 use super::fault::Fault;
-use super::stream::{Patience, Receiver, Sender, refused};
+use super::stream::{Patience, Receiver, Sender, Wait, refused};
 use crate::block::ErrorKind;
 use crate::nbd::wire::{
     BlockSizes, ExportRequest, ExportSummary, Greeting, HeaderStyle, Info, InfoKind, MetaContext, MetaRequest, OptionCode,
@@ -18,6 +19,17 @@ pub(super) struct Agreement {
     pub(super) style: HeaderStyle,
     /// The number of `base:allocation`, where the server tells it.
     pub(super) allocation: Option<u32>,
+}
+
+impl Agreement {
+    /// Refuses an export that could not be read to its end.
+    pub(super) fn check_end(&self) -> Result<(), Fault> {
+        let (size, minimum) = (self.size, self.blocks.minimum);
+        if size.is_multiple_of(u64::from(minimum)) {
+            return Ok(());
+        }
+        Err(refused(format!("its {size} bytes are not whole blocks of {minimum}, so its end could not be read")))
+    }
 }
 
 /// A server in the handshake.
@@ -64,7 +76,7 @@ impl<'a> Handshake<'a> {
         match self.option(OptionCode::StartTls, &[])? {
             Ok(replies) if replies.is_empty() => Ok(()),
             Ok(_) => Err(Fault::lie("there is more than an answer to the request for encryption")),
-            Err(refusal) => Err(refused(format!("the server does not encrypt: {}", refusal.what()))),
+            Err(refusal) => Err(self.give_up(refused(format!("the server does not encrypt: {}", refusal.what())))),
         }
     }
 
@@ -85,8 +97,17 @@ impl<'a> Handshake<'a> {
         match self.option(OptionCode::Go, &request.encode())? {
             Ok(replies) => agree(&replies, style, allocation),
             Err(refusal) if refusal.is(OptionReplyCode::Unsupported) => self.export_name(name, style, allocation),
-            Err(refusal) => Err(refusal.of_export(name)),
+            Err(refusal) => Err(self.give_up(refusal.of_export(name))),
         }
+    }
+
+    /// Tells the server that nothing comes of it because of `fault`, which is returned.
+    ///
+    /// Spec: "its only option to terminate the session is via a soft disconnect"
+    fn give_up(&mut self, fault: Fault) -> Fault {
+        // It may be gone already.
+        let _gone = self.sender.send(&[&OptionHeader::message(OptionCode::Abort, &[])], Wait::of(GOODBYE));
+        fault
     }
 
     fn accepts(&mut self, option: OptionCode) -> Result<bool, Fault> {
@@ -147,7 +168,12 @@ impl<'a> Handshake<'a> {
             let data = self.receiver.read_vec(u64::from(header.len), MOST_DATA, until)?;
             if OptionReplyCode::is_error(header.reply) {
                 let message = String::from_utf8_lossy(&data).escape_debug().to_string();
-                return Ok(Err(Refusal { code: header.reply, message }));
+                let refusal = Refusal { code: header.reply, message };
+                // Spec: "If the client receives `NBD_REP_ERR_SHUTDOWN` it MUST initiate a soft disconnect."
+                if refusal.is(OptionReplyCode::Shutdown) {
+                    return Err(self.give_up(refusal.of_export("")));
+                }
+                return Ok(Err(refusal));
             }
             match OptionReplyCode::from_number(header.reply) {
                 // Spec: "`NBD_REP_ACK` ... *length* MUST be 0"
@@ -191,11 +217,9 @@ fn judge(agreement: Agreement) -> Result<Agreement, Fault> {
     if i64::try_from(size).is_err() {
         return Err(Fault::lie("an export is larger than 8 EiB"));
     }
-    if !size.is_multiple_of(u64::from(blocks.minimum)) {
-        return Err(refused(format!(
-            "its {size} bytes are not whole blocks of {}, so its end could not be read",
-            blocks.minimum
-        )));
+    // Spec: "MUST be at least as large as the smaller of the preferred block size or export size"
+    if u64::from(blocks.maximum) < size.min(u64::from(blocks.preferred)) {
+        return Err(Fault::lie("the maximum block size is below the preferred one"));
     }
     // Spec: "MUST leave this flag clear if structured replies have not been negotiated"
     if has(flag::transmission::SEND_DF) && style == HeaderStyle::Simple {

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! All that a server says is held to the rules. Whoever breaks one is not talked to any more, and every request that waits
-//! fails; nothing is tried again. A server that is silent, or slower than 64 KiB in a second, counts as gone.
+//! fails; nothing is tried again. A server that is silent, or slower than 64 KiB in a second, counts as gone; what an address
+//! has as [`crate::nbd::Stop`] ends the waiting sooner.
 
 mod connection;
 mod disk;
@@ -22,7 +23,7 @@ mod stream;
 mod tls;
 
 pub use disk::{Access, NbdDisk};
-pub use stream::Patience;
+pub use stream::{MERCY, Patience};
 
 #[cfg(test)]
 mod tests;

@@ -81,6 +81,11 @@ impl Pool {
         self.lines().iter().try_for_each(|line| line.connection.settle(range))
     }
 
+    /// Fails once the program is asked to stop.
+    pub(super) fn go_on(&self) -> Result<(), Fault> {
+        if self.uri.stop().is_asked() { Err(std::io::Error::from(std::io::ErrorKind::Interrupted).into()) } else { Ok(()) }
+    }
+
     fn lines(&self) -> Vec<Arc<Line>> {
         self.lines.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -119,7 +124,7 @@ impl Pool {
 
 /// Opens a connection, being `first` patient, and later `then`.
 fn connect(uri: &Uri, first: Patience, then: Patience) -> Result<(Connection, Agreement), Fault> {
-    let socket = Arc::new(Socket::connect(uri.address(), first.answer)?);
+    let socket = Arc::new(Socket::connect(uri, first)?);
     let (mut sender, mut receiver) = (Sender::new(Arc::clone(&socket)), Receiver::new(Arc::clone(&socket)));
     let mut handshake = Handshake::begin(&mut sender, &mut receiver, first)?;
     if uri.tls().is_some() {
@@ -131,7 +136,9 @@ fn connect(uri: &Uri, first: Patience, then: Patience) -> Result<(Connection, Ag
         handshake = Handshake { sender: &mut sender, receiver: &mut receiver, patience: first, fixed, no_zeroes };
     }
     let agreement = handshake.finish(uri.export())?;
-    Ok((Connection::new(socket, agreement.style, then, (sender, receiver)), agreement))
+    let connection = Connection::new(socket, agreement.style, then, (sender, receiver));
+    agreement.check_end()?;
+    Ok((connection, agreement))
 }
 
 /// Connections to one export.

@@ -1,9 +1,7 @@
 //! What a server answers to one request, held to what was asked for.
 
-use std::time::Instant;
-
 use super::fault::Fault;
-use super::stream::Receiver;
+use super::stream::{Receiver, Wait};
 use crate::block::ByteRange;
 use crate::nbd::wire::{
     ChunkHeader, ChunkKind, Command, DATA_PREFIX_LEN, Failure, HOLE_LEN, HeaderStyle, HoleChunk, ReplyHeader, Status,
@@ -35,12 +33,21 @@ impl<'a> Answer<'a> {
         Self { style, command, range, context, buf, covered: Vec::new(), status: None, failure: None, failures: 0 }
     }
 
+    /// Returns how many bytes pass for it; work on the server counts as some.
+    pub(super) fn cost(&self) -> u64 {
+        match self.command {
+            Command::Read | Command::Write => self.range.len(),
+            Command::WriteZeroes => self.range.len().min(ZEROES),
+            _ => 0,
+        }
+    }
+
     /// Reads what follows `header`, which belongs to this request, and returns whether the answer is complete.
     ///
     /// # Errors
     ///
     /// When the answer is not one to this request, or does not come in time: nothing that follows makes sense.
-    pub(super) fn take(&mut self, header: &ReplyHeader, receiver: &mut Receiver, until: Instant) -> Result<bool, Fault> {
+    pub(super) fn take(&mut self, header: &ReplyHeader, receiver: &mut Receiver, until: Wait) -> Result<bool, Fault> {
         match header {
             ReplyHeader::Simple(reply) => {
                 if reply.error != 0 {
@@ -70,7 +77,7 @@ impl<'a> Answer<'a> {
         }
     }
 
-    fn chunk(&mut self, chunk: &ChunkHeader, receiver: &mut Receiver, until: Instant) -> Result<(), Fault> {
+    fn chunk(&mut self, chunk: &ChunkHeader, receiver: &mut Receiver, until: Wait) -> Result<(), Fault> {
         if ChunkKind::is_error(chunk.kind) {
             return self.error(chunk, receiver, until);
         }
@@ -111,7 +118,7 @@ impl<'a> Answer<'a> {
         }
     }
 
-    fn error(&mut self, chunk: &ChunkHeader, receiver: &mut Receiver, until: Instant) -> Result<(), Fault> {
+    fn error(&mut self, chunk: &ChunkHeader, receiver: &mut Receiver, until: Wait) -> Result<(), Fault> {
         let failure = Failure::decode(chunk.kind, &receiver.read_vec(chunk.len, MOST_ERROR, until)?)?;
         // Spec: "the offset MUST be within the range of the original request"
         let outside = |offset: u64| !self.range.contains(offset) && !self.range.is_empty();
@@ -166,6 +173,9 @@ impl<'a> Answer<'a> {
         }
     }
 }
+
+/// Bytes as many as pass while a server may be busy with zeros, however many these are.
+const ZEROES: u64 = 2 << 20;
 
 /// Bytes of the longest status that is read: a million of extents.
 const MOST_STATUS: usize = (16 << 20) + 8;

@@ -1,41 +1,48 @@
 //! Bytes to and from a server, none of which is waited for for ever.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt;
+use rustix::io::Errno;
+use rustix::net::addr::SocketAddrArg;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use super::fault::Fault;
 use super::tls::{self, Incoming, Session};
 use crate::block::{Error, ErrorKind};
-use crate::nbd::Address;
+use crate::nbd::{Address, Stop, Uri};
 
 /// A connected socket.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(super) struct Socket {
+    stream: Stream,
+    stop: Stop,
+}
+
+#[derive(Debug)]
+enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 impl Socket {
-    /// Connects to `address`, trying for `patience` at each of its numbers.
-    pub(super) fn connect(address: &Address, patience: Duration) -> Result<Self, Fault> {
+    /// Connects to the server of `uri`, waiting for each of its addresses as for an answer.
+    pub(super) fn connect(uri: &Uri, patience: Patience) -> Result<Self, Fault> {
         let cannot = |error: io::Error| {
             let text = format!("cannot connect: {error}");
             Fault::new(Error::from_io("", error).kind(), text)
         };
-        let socket = match address {
-            Address::Unix(name) => Self::Unix(connect_unix(name).map_err(cannot)?),
+        let stream = match uri.address() {
+            Address::Unix(name) => Stream::Unix(connect_unix(name, patience, uri.stop()).map_err(cannot)?),
             Address::Tcp(host, port) => {
                 let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
                 let mut found = None;
                 for address in (host.as_str(), *port).to_socket_addrs().map_err(cannot)? {
-                    match TcpStream::connect_timeout(&address, patience) {
+                    match connect_tcp(address, patience, uri.stop()) {
                         Ok(stream) => {
                             found = Some(stream);
                             break;
@@ -45,56 +52,62 @@ impl Socket {
                 }
                 let stream = found.ok_or_else(|| cannot(failure))?;
                 stream.set_nodelay(true)?;
-                Self::Tcp(stream)
+                Stream::Tcp(stream)
             }
         };
+        let socket = Self { stream, stop: uri.stop().clone() };
         socket.set_timeouts()?;
         Ok(socket)
     }
 
     /// Lets every call end soon, so that deadlines are looked at.
     fn set_timeouts(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.set_read_timeout(Some(TICK)).and_then(|()| stream.set_write_timeout(Some(TICK))),
-            Self::Unix(stream) => stream.set_read_timeout(Some(TICK)).and_then(|()| stream.set_write_timeout(Some(TICK))),
+        match &self.stream {
+            Stream::Tcp(stream) => stream.set_read_timeout(Some(TICK)).and_then(|()| stream.set_write_timeout(Some(TICK))),
+            Stream::Unix(stream) => stream.set_read_timeout(Some(TICK)).and_then(|()| stream.set_write_timeout(Some(TICK))),
         }
     }
 
     /// Ends the connection for whoever reads or writes now.
     pub(super) fn shut_down(&self) {
         // It may have ended by itself.
-        let _ = match self {
-            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
-            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
+        let _ = match &self.stream {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
         };
     }
 
     fn receive(&self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => (&*stream).read(buf),
-            Self::Unix(stream) => (&*stream).read(buf),
+        match &self.stream {
+            Stream::Tcp(stream) => (&*stream).read(buf),
+            Stream::Unix(stream) => (&*stream).read(buf),
         }
     }
 
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => (&*stream).write_vectored(parts),
-            Self::Unix(stream) => (&*stream).write_vectored(parts),
+        match &self.stream {
+            Stream::Tcp(stream) => (&*stream).write_vectored(parts),
+            Stream::Unix(stream) => (&*stream).write_vectored(parts),
         }
     }
 
+    /// Fails when the server is not waited for any longer.
+    pub(super) fn in_time(&self, until: Wait) -> io::Result<()> {
+        until.check(&self.stop)
+    }
+
     /// Reads some bytes; none when the server has ended the connection.
-    pub(super) fn receive_until(&self, buf: &mut [u8], until: Instant) -> io::Result<usize> {
+    pub(super) fn receive_until(&self, buf: &mut [u8], until: Wait) -> io::Result<usize> {
         loop {
             match self.receive(buf) {
-                Err(error) if is_for_now(&error) => in_time(until)?,
+                Err(error) if is_for_now(&error) => self.in_time(until)?,
                 done => return done,
             }
         }
     }
 
     /// Writes all of `parts`.
-    pub(super) fn send_until(&self, parts: &[&[u8]], until: Instant) -> io::Result<()> {
+    pub(super) fn send_until(&self, parts: &[&[u8]], until: Wait) -> io::Result<()> {
         let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
         let mut left = slices.as_mut_slice();
         IoSlice::advance_slices(&mut left, 0);
@@ -105,28 +118,71 @@ impl Socket {
                 Err(error) if is_for_now(&error) => {}
                 Err(error) => return Err(error),
             }
-            in_time(until)?;
+            self.in_time(until)?;
         }
         Ok(())
     }
 }
 
-fn connect_unix(name: &[u8]) -> io::Result<UnixStream> {
-    let stream = match name.strip_prefix(b"\0") {
-        Some(name) => UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?,
-        None => UnixStream::connect(std::ffi::OsStr::from_bytes(name))?,
+fn connect_unix(name: &[u8], patience: Patience, stop: &Stop) -> io::Result<UnixStream> {
+    let address = match name.strip_prefix(b"\0") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+        None => SocketAddrUnix::new(name)?,
     };
+    let stream = UnixStream::from(connect(AddressFamily::UNIX, &address, patience, stop)?);
     // As much as the system allows: whoever writes goes on while the server works.
     let _less = sockopt::set_socket_send_buffer_size(&stream, SENT);
     Ok(stream)
+}
+
+fn connect_tcp(address: SocketAddr, patience: Patience, stop: &Stop) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    Ok(TcpStream::from(connect(family, &address, patience, stop)?))
+}
+
+/// Connects, also to a server that is too busy for one more client at first.
+fn connect(family: AddressFamily, address: &impl SocketAddrArg, patience: Patience, stop: &Stop) -> io::Result<OwnedFd> {
+    let wait = patience.until(0);
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // It ends the waiting for a connection as well, which then goes on with the next call.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(TICK))?;
+    loop {
+        match rustix::net::connect(&socket, address) {
+            Err(Errno::AGAIN | Errno::INPROGRESS | Errno::ALREADY | Errno::INTR) => wait.check(stop)?,
+            done => return Ok(done.map(|()| socket)?),
+        }
+    }
 }
 
 fn is_for_now(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 
-fn in_time(until: Instant) -> io::Result<()> {
-    if Instant::now() < until { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+/// When waiting began, and when it ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wait {
+    begun: Instant,
+    end: Instant,
+}
+
+impl Wait {
+    /// Returns a wait of this length that begins now.
+    pub(super) fn of(time: Duration) -> Self {
+        let begun = Instant::now();
+        Self { begun, end: begun.checked_add(time).unwrap_or(begun) }
+    }
+
+    /// Fails when it is over.
+    fn check(self, stop: &Stop) -> io::Result<()> {
+        let now = Instant::now();
+        if now >= self.end {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if now.saturating_duration_since(self.begun) >= MERCY && stop.is_asked() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Ok(())
+    }
 }
 
 /// What comes from the server, in order.
@@ -163,7 +219,7 @@ impl Receiver {
     /// # Errors
     ///
     /// When the server is silent, slow or gone.
-    pub(super) fn read_exact(&mut self, buf: &mut [u8], until: Instant) -> Result<(), Fault> {
+    pub(super) fn read_exact(&mut self, buf: &mut [u8], until: Wait) -> Result<(), Fault> {
         let mut rest = buf;
         while !rest.is_empty() {
             let held = self.buffer.get(self.held.clone()).unwrap_or_default();
@@ -188,14 +244,14 @@ impl Receiver {
         Ok(())
     }
 
-    pub(super) fn read_array<const N: usize>(&mut self, until: Instant) -> Result<[u8; N], Fault> {
+    pub(super) fn read_array<const N: usize>(&mut self, until: Wait) -> Result<[u8; N], Fault> {
         let mut bytes = [0; N];
         self.read_exact(&mut bytes, until)?;
         Ok(bytes)
     }
 
     /// Returns `len` bytes, of which `most` is the limit.
-    pub(super) fn read_vec(&mut self, len: u64, most: usize, until: Instant) -> Result<Vec<u8>, Fault> {
+    pub(super) fn read_vec(&mut self, len: u64, most: usize, until: Wait) -> Result<Vec<u8>, Fault> {
         let len = usize::try_from(len).ok().filter(|len| *len <= most);
         let len = len.ok_or_else(|| Fault::lie("a message is longer than any that makes sense"))?;
         let mut bytes = vec![0; len];
@@ -203,7 +259,7 @@ impl Receiver {
         Ok(bytes)
     }
 
-    fn receive(&mut self, buf: &mut [u8], until: Instant) -> Result<usize, Fault> {
+    fn receive(&mut self, buf: &mut [u8], until: Wait) -> Result<usize, Fault> {
         let received = match &mut self.tls {
             Some((session, incoming)) => incoming.receive(session, &self.socket, buf, until)?,
             None => self.socket.receive_until(buf, until)?,
@@ -211,7 +267,7 @@ impl Receiver {
         match received {
             0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             // A server that sends byte by byte is not waited for longer than a silent one.
-            len => in_time(until).map(|()| len).map_err(Fault::from),
+            len => self.socket.in_time(until).map(|()| len).map_err(Fault::from),
         }
     }
 }
@@ -234,7 +290,7 @@ impl Sender {
     }
 
     /// Sends `parts`, one behind the other.
-    pub(super) fn send(&mut self, parts: &[&[u8]], until: Instant) -> Result<(), Fault> {
+    pub(super) fn send(&mut self, parts: &[&[u8]], until: Wait) -> Result<(), Fault> {
         match &self.tls {
             Some(session) => tls::send(session, &self.socket, parts, until)?,
             None => self.socket.send_until(parts, until)?,
@@ -259,25 +315,23 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Returns the end of waiting for an answer before which `bytes` have to pass.
-    pub(super) fn until(&self, bytes: u64) -> Instant {
-        later(self.answer.saturating_add(Duration::from_secs(bytes.checked_div(SLOWEST).unwrap_or(0))))
+    /// Returns how long an answer is waited for before which `bytes` have to pass.
+    pub(super) fn until(&self, bytes: u64) -> Wait {
+        Wait::of(self.answer.saturating_add(Duration::from_secs(bytes.checked_div(SLOWEST).unwrap_or(0))))
     }
 
-    pub(super) fn until_flushed(&self) -> Instant {
-        later(self.flush)
+    pub(super) fn until_flushed(&self) -> Wait {
+        Wait::of(self.flush)
     }
-}
-
-fn later(wait: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(wait).unwrap_or(now)
 }
 
 /// The error for a server that may not be what it says.
 pub(super) fn refused(text: impl Into<String>) -> Fault {
     Fault::new(ErrorKind::Refused, text)
 }
+
+/// How long a request may take, from its beginning, once the program is asked to stop.
+pub const MERCY: Duration = Duration::from_secs(2);
 
 /// How often deadlines are looked at while nothing happens.
 const TICK: Duration = Duration::from_millis(200);

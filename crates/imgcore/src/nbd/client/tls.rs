@@ -4,7 +4,6 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
@@ -13,7 +12,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::connection::lock;
 use super::fault::Fault;
-use super::stream::{Socket, refused};
+use super::stream::{Socket, Wait, refused};
 use crate::nbd::tls::{Client, Keys, Layer, Session as KeySession};
 use crate::nbd::{Address, TlsSettings, Uri};
 
@@ -21,7 +20,7 @@ use crate::nbd::{Address, TlsSettings, Uri};
 pub(super) type Session = Arc<Mutex<dyn Layer>>;
 
 /// Begins encryption on `socket`, and returns the session with its incoming half.
-pub(super) fn start(socket: &Socket, uri: &Uri, until: Instant) -> Result<(Session, Incoming), Fault> {
+pub(super) fn start(socket: &Socket, uri: &Uri, until: Wait) -> Result<(Session, Incoming), Fault> {
     let settings = uri.tls().cloned().unwrap_or_default();
     let session: Session = match (&settings.keys, &settings.user) {
         (Some(keys), user) => Arc::new(Mutex::new(by_key(keys, user.as_deref())?)),
@@ -39,7 +38,7 @@ pub(super) fn start(socket: &Socket, uri: &Uri, until: Instant) -> Result<(Sessi
 }
 
 /// Lets both sides trust each other.
-fn shake(session: &Session, socket: &Socket, incoming: &mut Incoming, until: Instant) -> Result<(), Fault> {
+fn shake(session: &Session, socket: &Socket, incoming: &mut Incoming, until: Wait) -> Result<(), Fault> {
     let mut session = lock(session);
     loop {
         let mut out = Vec::new();
@@ -57,7 +56,7 @@ fn shake(session: &Session, socket: &Socket, incoming: &mut Incoming, until: Ins
 }
 
 /// Sends `parts`, one behind the other.
-pub(super) fn send(session: &Session, socket: &Socket, parts: &[&[u8]], until: Instant) -> io::Result<()> {
+pub(super) fn send(session: &Session, socket: &Socket, parts: &[&[u8]], until: Wait) -> io::Result<()> {
     let mut out = Vec::new();
     for part in parts.iter().flat_map(|part| part.chunks(PIECE)) {
         let mut session = lock(session);
@@ -83,13 +82,7 @@ pub(super) struct Incoming {
 
 impl Incoming {
     /// Reads some bytes; none when the server has ended the connection.
-    pub(super) fn receive(
-        &mut self,
-        session: &Session,
-        socket: &Socket,
-        buf: &mut [u8],
-        until: Instant,
-    ) -> Result<usize, Fault> {
+    pub(super) fn receive(&mut self, session: &Session, socket: &Socket, buf: &mut [u8], until: Wait) -> Result<usize, Fault> {
         loop {
             let mut session = lock(session);
             match session.read(buf) {
@@ -115,7 +108,7 @@ impl Incoming {
         Ok(true)
     }
 
-    fn fill(&mut self, socket: &Socket, until: Instant) -> Result<(), Fault> {
+    fn fill(&mut self, socket: &Socket, until: Wait) -> Result<(), Fault> {
         match socket.receive_until(&mut self.raw, until)? {
             0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             len => {

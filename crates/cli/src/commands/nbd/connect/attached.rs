@@ -64,6 +64,7 @@ pub(super) fn run(args: &Args, wanted: Option<Device>, context: &Context) -> Res
     let server = Server::new(vec![export(args, context)?], Limits::default(), report);
     let [export] = server.exports() else { return Err(CommandError::new(ErrorKind::Unexpected, "there is one export")) };
     let side = Side { args, context, kernel: &kernel, identity: &identity, export, reports: &reports };
+    context.interrupt().begin_to_serve();
     let served = side.serve(&server, wanted);
     let closed = export.close().map_err(CommandError::from);
     reports.try_iter().for_each(|line| warn(context, line));

@@ -110,6 +110,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     }
     context.flush()?;
     let until = if args.once { Until::Unused } else { Until::Stopped };
+    context.interrupt().begin_to_serve();
     let served = server.serve(&sockets.take(), until, || {
         reports.try_iter().for_each(|line| warn(context, line));
         context.interrupt().is_set()

@@ -4,7 +4,8 @@ use super::server::{ALL_FLAGS, Server};
 use crate::block::ErrorKind;
 use crate::nbd::client::Access;
 use crate::nbd::wire::{
-    BlockSizes, ExportSummary, Greeting, HeaderStyle, Info, MetaContext, OptionCode, OptionReplyCode, OptionReplyHeader, flag,
+    BlockSizes, Command, ExportSummary, Greeting, HeaderStyle, Info, MetaContext, OptionCode, OptionReplyCode,
+    OptionReplyHeader, flag,
 };
 
 fn open(server: Server) -> Result<(), (ErrorKind, String)> {
@@ -71,6 +72,8 @@ fn a_server_that_lies_in_the_handshake_is_found_out() {
         ("blocks of 3", go(infos(&[honest.clone(), sizes(3, 4096, 1 << 20)]))),
         ("blocks of 0", go(infos(&[honest.clone(), sizes(0, 4096, 1 << 20)]))),
         ("a maximum below the minimum", go(infos(&[honest.clone(), sizes(512, 512, 0)]))),
+        ("a maximum below the preferred size", go(infos(&[honest.clone(), sizes(1, 4096, 2048)]))),
+        ("a maximum below the size", go(infos(&[export(100, 1), sizes(1, 4096, 99)]))),
         ("two block sizes", go(infos(&[honest.clone(), sizes(1, 512, 1024), sizes(2, 512, 1024)]))),
         (
             "a context instead of information",
@@ -116,4 +119,35 @@ fn a_server_that_says_no_or_nothing_is_told_apart() {
         assert!(!why.contains('\x1b'), "{why}");
     }
     open(Server { size: 0, ..new() }).unwrap();
+    open(Server { size: 100, blocks: BlockSizes { minimum: 1, preferred: 4096, maximum: 100 }, ..new() }).unwrap();
+}
+
+#[test]
+fn a_server_that_refuses_is_told_that_nothing_comes_of_it() {
+    use OptionCode::{ExtendedHeaders, Go, SetMetaContext};
+    for (refused, code) in [
+        (Go, OptionReplyCode::Unknown),
+        (Go, OptionReplyCode::Policy),
+        (Go, OptionReplyCode::Shutdown),
+        (ExtendedHeaders, OptionReplyCode::Shutdown),
+        (SetMetaContext, OptionReplyCode::Shutdown),
+    ] {
+        let (tell, told) = std::sync::mpsc::channel();
+        let on = move |option, honest| {
+            tell.send(option).unwrap();
+            Some(if option == refused.number() { reply(refused, code, b"no") } else { honest })
+        };
+        open(Server { on_option: Box::new(on), ..new() }).unwrap_err();
+        let next = || told.recv_timeout(std::time::Duration::from_secs(5)).unwrap();
+        while next() != refused.number() {}
+        assert_eq!(next(), OptionCode::Abort.number(), "{refused:?} {code:?}");
+    }
+    // Where transmission has begun, it ends as it should.
+    let odd = BlockSizes { minimum: 4096, preferred: 4096, maximum: 1 << 20 };
+    let server = Arc::new(Server { blocks: odd, size: 4097, ..new() });
+    let folder = tempfile::tempdir().unwrap();
+    server.open(folder.path(), Access::Read).unwrap_err();
+    let ended = || server.seen.lock().unwrap().iter().any(|request| request.command == Command::Disconnect.number());
+    let soon = || std::thread::sleep(std::time::Duration::from_millis(10));
+    assert!(std::iter::repeat_with(soon).take(500).any(|()| ended()));
 }

@@ -5,3 +5,4 @@ mod handshake;
 mod lies;
 mod server;
 mod truth;
+mod waits;

@@ -90,8 +90,14 @@ impl Server {
 
     /// Runs the server as long as the folder is there, and returns its client.
     pub(super) fn open(self: &Arc<Self>, folder: &Path, access: Access) -> Result<NbdDisk, crate::block::Error> {
-        let path = folder.join("socket");
-        let listener = UnixListener::bind(&path).unwrap();
+        self.start(folder);
+        let soon = Duration::from_millis(400);
+        NbdDisk::open(&at(folder), access, Patience { answer: soon, flush: soon })
+    }
+
+    /// Runs the server at the socket of the folder.
+    pub(super) fn start(self: &Arc<Self>, folder: &Path) {
+        let listener = UnixListener::bind(folder.join("socket")).unwrap();
         let server = Arc::clone(self);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -99,9 +105,6 @@ impl Server {
                 std::thread::spawn(move || server.serve(stream));
             }
         });
-        let uri = Uri::parse(&format!("nbd+unix:///x?socket={}", path.display()), folder).unwrap();
-        let soon = Duration::from_millis(400);
-        NbdDisk::open(&uri, access, Patience { answer: soon, flush: soon })
     }
 
     fn serve(&self, mut stream: UnixStream) {
@@ -122,7 +125,8 @@ impl Server {
             if !self.say(&mut stream, &answer) {
                 return;
             }
-            if starts {
+            let refuses = header.option == OptionCode::Go.number() && answer.get(12).is_some_and(|byte| byte & 0x80 != 0);
+            if starts && !refuses {
                 return self.transmit(stream);
             }
         }
@@ -189,7 +193,8 @@ impl Server {
 
     fn honest(&self, request: &Request, payload: &[u8]) -> Vec<u8> {
         let mut disk = self.disk.lock().unwrap();
-        let range = request.offset as usize..(request.offset + request.len) as usize;
+        let end = (request.offset + request.len).min(SIZE as u64).max(request.offset);
+        let range = request.offset as usize..end as usize;
         match Command::from_number(request.command).unwrap() {
             Command::Read => data(self.style, request, &[(request.offset, &disk[range])]),
             Command::Write => {
@@ -209,6 +214,11 @@ impl Server {
             _ => none(self.style, request),
         }
     }
+}
+
+/// The address of an export whose server was started in the folder.
+pub(super) fn at(folder: &Path) -> Uri {
+    Uri::parse(&format!("nbd+unix:///x?socket={}", folder.join("socket").display()), folder).unwrap()
 }
 
 pub(super) const CONTEXT: u32 = 7;

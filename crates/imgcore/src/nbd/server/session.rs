@@ -59,14 +59,14 @@ impl<'a> Session<'a> {
         Ok(Self { agreed, disk, file, rules, stopping, report, reported: AtomicUsize::new(0) })
     }
 
-    /// Carries out requests until the client ends, or the server. Any number of threads may do so: one reads, the others work.
+    /// Carries out requests until the client ends, and refuses them once the server does. Any number of threads may do so: one reads, the others work.
     ///
     /// The reader is taken away when nothing more will be read.
     pub(super) fn work<R: Read, W: Sink>(&self, reader: &Mutex<Option<R>>, writer: &Mutex<Outgoing<W>>) -> io::Result<()> {
         let mut buf = Vec::new();
         loop {
             let mut slot = reader.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(open) = slot.as_mut().filter(|_| !self.stopping.load(Ordering::SeqCst)) else { return Ok(()) };
+            let Some(open) = slot.as_mut() else { return Ok(()) };
             let job = match self.next(open, &mut buf) {
                 Ok(Some(job)) => job,
                 other => {
@@ -96,7 +96,8 @@ impl<'a> Session<'a> {
         if request.command == Command::Disconnect.number() {
             return Ok(None);
         }
-        let task = self.rules.check(&request);
+        // Spec: "`NBD_ESHUTDOWN` (108), Server is in the process of being shut down."
+        let task = self.until_stopped().and_then(|()| self.rules.check(&request));
         let payload = request.payload_len(self.agreed.style);
         // Spec: "A server SHOULD initiate hard disconnect if a client sets the `NBD_CMD_FLAG_PAYLOAD_LEN` flag and uses a
         // *length* larger than a server's advertised or default maximum payload length"
@@ -178,14 +179,25 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Refuses everything that is not begun once the server ends.
+    fn until_stopped(&self) -> Result<(), Refusal> {
+        if self.stopping.load(Ordering::SeqCst) {
+            return Err(Refusal::new(ErrorCode::Shutdown, "the server is about to end"));
+        }
+        Ok(())
+    }
+
     fn zero(&self, range: ByteRange, hole: Hole, fast: bool) -> Result<(), Refusal> {
         for piece in pieces(range, STEP) {
+            self.until_stopped()?;
+            // Where a part was fast, all of it takes less time than to write it.
+            let may_refuse = fast && piece.start() == range.start();
             let done = self.writing(|disk| {
                 let done = disk.write_zeroes_fast(piece, hole)?;
-                if !done && !fast {
+                if !done && !may_refuse {
                     disk.write_zeroes_at(piece, hole)?;
                 }
-                Ok(done || !fast)
+                Ok(done || !may_refuse)
             })?;
             // Spec: "the server MUST fail quickly with `NBD_ENOTSUP` unless the request can be serviced in less time"
             if !done {
@@ -200,6 +212,7 @@ impl<'a> Session<'a> {
         let start = range.start().next_multiple_of(TRIM_UNIT);
         let end = range.end().saturating_sub(range.end().checked_rem(TRIM_UNIT).unwrap_or(0));
         for piece in ByteRange::new(start, end).into_iter().flat_map(|range| pieces(range, STEP)) {
+            self.until_stopped()?;
             self.writing(|disk| disk.write_zeroes_fast(piece, Hole::Allow))?;
         }
         Ok(())

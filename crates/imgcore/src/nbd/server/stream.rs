@@ -57,7 +57,8 @@ impl Listener {
                 // A client whose machine is gone does not hold its place for ever.
                 sockopt::set_socket_keepalive(&stream, true)?;
                 sockopt::set_tcp_keepidle(&stream, KEEPALIVE)?;
-                sockopt::set_tcp_keepintvl(&stream, KEEPALIVE)?;
+                sockopt::set_tcp_keepintvl(&stream, PROBE)?;
+                sockopt::set_tcp_keepcnt(&stream, PROBES)?;
                 Ok(Stream::Tcp(stream))
             }
         }
@@ -205,3 +206,7 @@ const BUFFER: usize = 2 << 20;
 
 /// How long a silent TCP connection is left alone.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// How long it may take then to show that its client's machine is there, and how often that is tried.
+const PROBE: Duration = Duration::from_secs(15);
+const PROBES: u32 = 4;

@@ -1,12 +1,15 @@
-//! Reads that fail, before and behind the first bytes of their reply, of clients that negotiate nothing.
+//! Requests that fail, of clients that negotiate nothing: before and behind the first bytes of the reply, and when the server ends.
 
 use std::fs::File;
 use std::io::{ErrorKind as IoErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::{Export, Limits, PIECE, ServedDisk, Server, Stream};
+use rustix::net::sockopt;
+
+use super::{Agreed, Export, Limits, Listener, PIECE, ServedDisk, Server, Stream};
 use crate::block::{BlockRead, BlockWrite, ByteRange, Error, ErrorKind, Hole};
 use crate::nbd::wire::{Command, HeaderStyle, ReplyHeader, Request};
 
@@ -16,7 +19,7 @@ struct Failing(Option<File>);
 
 impl BlockRead for Failing {
     fn size(&self) -> u64 {
-        LONG * 2
+        1 << 30
     }
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
         if offset + buf.len() as u64 > PIECE as u64 {
@@ -32,7 +35,8 @@ impl BlockWrite for Failing {
     fn write_all_at(&mut self, _buf: &[u8], _offset: u64) -> Result<(), Error> {
         Ok(())
     }
-    fn write_zeroes_at(&mut self, _range: ByteRange, _hole: Hole) -> Result<(), Error> {
+    fn write_zeroes_at(&mut self, range: ByteRange, _hole: Hole) -> Result<(), Error> {
+        assert!(range.start() > 0, "what is not fast is refused before anything is changed");
         Ok(())
     }
     fn flush(&mut self) -> Result<(), Error> {
@@ -41,6 +45,9 @@ impl BlockWrite for Failing {
 }
 
 impl ServedDisk for Failing {
+    fn write_zeroes_fast(&mut self, range: ByteRange, _hole: Hole) -> Result<bool, Error> {
+        Ok(range.start() == 0)
+    }
     fn plain_file(&self) -> Option<File> {
         self.0.as_ref().map(|file| file.try_clone().unwrap())
     }
@@ -117,4 +124,62 @@ fn a_failure_before_the_beginning_of_a_reply_is_told_and_the_next_read_is_not_to
         let expected = [(0, 5, 0), (1, 5, 0), (2, 5, 0), (3, 5, 0), (4, 0, PIECE), (5, 0, 512)];
         assert_eq!(replies(Failing(file), &reads, true), expected);
     }
+}
+
+#[test]
+fn every_request_that_came_is_answered_when_the_server_ends() {
+    let (own, other) = UnixStream::pair().unwrap();
+    let server = Server::new(vec![Export::new("", Box::new(Failing(None)), false)], Limits::default(), Box::new(|_| ()));
+    let mut sent = Vec::new();
+    for cookie in 0..256 {
+        let (command, len) = if cookie % 2 == 0 { (Command::Read, 512) } else { (Command::Write, 8) };
+        let request = Request { flags: 0, command: command.number(), cookie, offset: 0, len };
+        sent.extend(request.encode(HeaderStyle::Simple));
+        sent.extend(vec![1; if command == Command::Write { 8 } else { 0 }]);
+    }
+    // At once: a socket takes a few hundred messages, however short they are.
+    (&own).write_all(&sent).unwrap();
+    own.shutdown(Shutdown::Write).unwrap();
+    let agreed = Agreed { export: &server.exports()[0], style: HeaderStyle::Simple, contexts: Vec::new() };
+    let stream = Stream::Unix(other);
+    server.transmit_agreed(agreed, &stream, &AtomicBool::new(true)).unwrap();
+    stream.shutdown(Shutdown::Both);
+    let mut got = Vec::new();
+    (&own).read_to_end(&mut got).unwrap();
+    let (headers, rest) = got.as_chunks::<16>();
+    assert_eq!((headers.len(), rest.len()), (256, 0));
+    for header in headers {
+        let reply = ReplyHeader::decode(header, HeaderStyle::Simple).unwrap();
+        assert!(matches!(reply, ReplyHeader::Simple(reply) if reply.error == 108), "{reply:?}");
+    }
+}
+
+#[test]
+fn zeros_that_are_fast_in_part_are_not_refused() {
+    let (own, other) = UnixStream::pair().unwrap();
+    let server = Server::new(vec![Export::new("", Box::new(Failing(None)), false)], Limits::default(), Box::new(|_| ()));
+    let flags = crate::nbd::wire::flag::command::FAST_ZERO;
+    for (cookie, offset, len) in [(0, 4096, 512), (1, 0, 1 << 30)] {
+        let request = Request { flags, command: Command::WriteZeroes.number(), cookie, offset, len };
+        (&own).write_all(&request.encode(HeaderStyle::Simple)).unwrap();
+    }
+    own.shutdown(Shutdown::Write).unwrap();
+    let stream = Stream::Unix(other);
+    server.transmit(&server.exports()[0], &stream).unwrap();
+    for _ in 0..2 {
+        let mut header = [0; 16];
+        (&own).read_exact(&mut header).unwrap();
+        let Ok(ReplyHeader::Simple(reply)) = ReplyHeader::decode(&header, HeaderStyle::Simple) else { panic!("{header:?}") };
+        assert_eq!(reply.error, if reply.cookie == 0 { 95 } else { 0 });
+    }
+}
+
+#[test]
+fn a_client_whose_machine_is_gone_holds_its_place_for_two_minutes() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let Stream::Tcp(stream) = Listener::Tcp(listener).accept().unwrap() else { panic!("a Unix socket") };
+    let silent = sockopt::tcp_keepidle(&stream).unwrap();
+    let probed = sockopt::tcp_keepintvl(&stream).unwrap() * sockopt::tcp_keepcnt(&stream).unwrap();
+    assert!(sockopt::socket_keepalive(&stream).unwrap() && silent + probed <= Duration::from_secs(120));
 }

@@ -25,6 +25,10 @@ pub(super) struct Pump {
     client_ended: bool,
     /// When the server had no more to say.
     server_ended: Option<Instant>,
+    /// When the server had left, whatever was still to be sent.
+    server_left: Option<Instant>,
+    /// How long the last bytes may take to leave.
+    grace: Duration,
 }
 
 impl Pump {
@@ -33,7 +37,9 @@ impl Pump {
         plain.set_nonblocking(true)?;
         let (encrypted, buffer) = (vec![0; RECORDS], vec![0; BUFFER]);
         let (decrypted, taken) = (Vec::new(), 0);
-        Ok(Self { stream, plain, tls, encrypted, decrypted, taken, buffer, client_ended: false, server_ended: None })
+        let (server_ended, server_left, grace) = (None, None, GRACE);
+        let client_ended = false;
+        Ok(Self { stream, plain, tls, encrypted, decrypted, taken, buffer, client_ended, server_ended, server_left, grace })
     }
 
     pub(super) fn run(&mut self) -> io::Result<()> {
@@ -47,9 +53,8 @@ impl Pump {
     fn turns(&mut self) -> io::Result<()> {
         loop {
             let wants_write = self.tls.wants_write();
-            if let Some(begun) = self.server_ended
-                && (!wants_write || begun.elapsed() > GRACE)
-            {
+            let is_over = |begun: Option<Instant>| begun.is_some_and(|begun| begun.elapsed() > self.grace);
+            if self.server_ended.is_some() && !wants_write || is_over(self.server_ended) || is_over(self.server_left) {
                 return Ok(());
             }
             // Encrypted bytes that wait hold the plain ones back.
@@ -57,7 +62,12 @@ impl Pump {
             let takes_client = !self.client_ended && self.decrypted.is_empty();
             let stream = flags(takes_client, wants_write);
             let plain = flags(takes_plain, !self.decrypted.is_empty());
-            let ready = wait((&self.stream, stream), (&self.plain, plain))?;
+            // Who takes nothing does not hold a server that is gone.
+            let watch = self.server_ended.is_none() && self.server_left.is_none();
+            let ready = wait((&self.stream, stream), (&self.plain, plain, watch))?;
+            if watch && ready.1.contains(PollFlags::HUP) {
+                self.server_left = Some(Instant::now());
+            }
             if takes_client && ready.0.intersects(READABLE) {
                 self.receive()?;
             }
@@ -169,14 +179,15 @@ fn flags(read: bool, write: bool) -> PollFlags {
     flags
 }
 
-/// Waits until one side is ready for what it is asked, or for a while.
-fn wait(stream: (&Stream, PollFlags), plain: (&UnixStream, PollFlags)) -> io::Result<(PollFlags, PollFlags)> {
+/// Waits until one side is ready for what it is asked, or has ended when that is to be known, or for a while.
+fn wait(stream: (&Stream, PollFlags), plain: (&UnixStream, PollFlags, bool)) -> io::Result<(PollFlags, PollFlags)> {
     // A side that nothing is asked of would report its end again and again.
     let mut both = Vec::with_capacity(2);
-    if !stream.1.is_empty() {
+    let (with_stream, with_plain) = (!stream.1.is_empty(), plain.2 || !plain.1.is_empty());
+    if with_stream {
         both.push(PollFd::new(stream.0, stream.1));
     }
-    if !plain.1.is_empty() {
+    if with_plain {
         both.push(PollFd::new(plain.0, plain.1));
     }
     match poll(&mut both, Some(&TICK)) {
@@ -184,8 +195,8 @@ fn wait(stream: (&Stream, PollFlags), plain: (&UnixStream, PollFlags)) -> io::Re
         Err(error) => return Err(error.into()),
     }
     let mut found = both.iter().map(PollFd::revents);
-    let mut next = |asked: PollFlags| if asked.is_empty() { PollFlags::empty() } else { found.next().unwrap_or(asked) };
-    Ok((next(stream.1), next(plain.1)))
+    let mut next = |is_there: bool| if is_there { found.next().unwrap_or(PollFlags::empty()) } else { PollFlags::empty() };
+    Ok((next(with_stream), next(with_plain)))
 }
 
 fn is_later(error: &io::Error) -> bool {
@@ -206,3 +217,61 @@ const RECORD: usize = 16 << 10;
 const GRACE: Duration = Duration::from_secs(5);
 
 const TICK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use imgcore::nbd::server::Stream;
+    use imgcore::nbd::tls::Layer;
+
+    use super::Pump;
+
+    /// Encryption that changes nothing.
+    #[derive(Debug)]
+    struct Plain(Vec<u8>);
+
+    impl Layer for Plain {
+        fn is_handshaking(&self) -> bool {
+            false
+        }
+        fn feed(&mut self, encrypted: &[u8]) -> io::Result<usize> {
+            Ok(encrypted.len())
+        }
+        fn read(&mut self, _buf: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        fn write(&mut self, plain: &[u8]) -> io::Result<()> {
+            self.0.extend(plain);
+            Ok(())
+        }
+        fn close(&mut self) {}
+        fn wants_write(&self) -> bool {
+            !self.0.is_empty()
+        }
+        fn send(&mut self, out: &mut dyn Write) -> io::Result<usize> {
+            let sent = out.write(&self.0)?;
+            self.0.drain(..sent);
+            Ok(sent)
+        }
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_does_not_outlive_the_server() {
+        let (_client, stream) = UnixStream::pair().unwrap();
+        let (server, plain) = UnixStream::pair().unwrap();
+        let mut pump = Pump::new(Stream::Unix(stream), plain, Box::new(Plain(Vec::new()))).unwrap();
+        pump.grace = Duration::from_millis(100);
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || tell.send(pump.run().is_ok()));
+        server.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+        while (&server).write(&[7; 4096]).is_ok() {}
+        server.shutdown(Shutdown::Both).unwrap();
+        assert!(told.recv_timeout(Duration::from_secs(10)).unwrap());
+    }
+}

@@ -8,28 +8,23 @@ use crate::device::Loop;
 use crate::mount::as_root;
 use crate::tool::Tool;
 
-/// A part of an image behind a loop device, which alone lvm2 is shown.
+/// A part of an image that lvm2 is shown, and nothing else, behind a loop device that is there as long as a command runs.
 #[derive(Debug)]
 pub struct Physical {
     image: PathBuf,
     offset: u64,
-    device: Loop,
+    size: u64,
 }
 
 impl Physical {
     /// The `size` bytes from `offset` of the file `image`.
-    ///
-    /// # Panics
-    ///
-    /// When there is no loop device.
-    #[track_caller]
     pub fn of(image: &Path, offset: u64, size: u64) -> Self {
-        Self { image: image.to_owned(), offset, device: Loop::attach_part(image, offset, size) }
+        Self { image: image.to_owned(), offset, size }
     }
 
-    /// The device.
+    /// What stands for the device in a command.
     pub fn path(&self) -> &str {
-        self.device.path()
+        self.image.to_str().unwrap()
     }
 
     /// Runs a command of lvm2, as in `vgcreate vg DEVICE`, with this device and `others` in sight.
@@ -39,13 +34,16 @@ impl Physical {
     /// When it fails.
     #[track_caller]
     pub fn run_with(&self, others: &[&Self], line: &str) -> String {
-        let devices: Vec<_> = others.iter().chain([&self]).map(|one| format!("\"a|^{}$|\"", one.path())).collect();
+        let all: Vec<_> = others.iter().chain([&self]).collect();
+        let loops: Vec<_> = all.iter().map(|one| Loop::attach_part(&one.image, one.offset, one.size)).collect();
+        let devices: Vec<_> = loops.iter().map(|device| format!("\"a|^{}$|\"", device.path())).collect();
         let config = format!(
             "devices {{ use_devicesfile=0 scan_lvs=0 filter=[{}, \"r|.*|\"] }} activation {{ udev_sync=0 udev_rules=0 }} \
              backup {{ backup=0 archive=0 }}",
             devices.join(", ")
         );
-        let mut words = line.split_whitespace();
+        let device = |word| all.iter().position(|one| one.path() == word).map_or(word, |at| loops[at].path());
+        let mut words = line.split_whitespace().map(device);
         let tool = as_root("lvm").args(words.next()).args(["--driverloaded", "n", "--config", &config]).args(words);
         tool.env("LVM_SUPPRESS_FD_WARNINGS", "1").run()
     }

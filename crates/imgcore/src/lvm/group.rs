@@ -118,10 +118,16 @@ fn obstacle(name: &str, group: &Section, extents: &BTreeMap<String, Extents>) ->
     }
     let mut words = group.words("status");
     match words.find(|word| !matches!(*word, "RESIZEABLE" | "READ" | "WRITE")) {
-        Some("EXPORTED") => Some(format!("its volume group `{name}` is exported")),
-        Some(other) => Some(format!("its volume group `{name}` has the status {other}")),
-        None => None,
+        Some("EXPORTED") => return Some(format!("its volume group `{name}` is exported")),
+        Some(other) => return Some(format!("its volume group `{name}` has the status {other}")),
+        None => {}
     }
+    // A volume that was away while the group was changed keeps the flag MISSING when it is back: what is on it may be old.
+    let mut marks = group.section("physical_volumes").into_iter().flat_map(Section::sections).flat_map(|(volume, stored)| {
+        let words = stored.words("flags").chain(stored.words("status").filter(|word| *word != "ALLOCATABLE"));
+        words.map(move |word| format!("the physical volume `{volume}` of its volume group `{name}` is marked {word}"))
+    });
+    marks.next()
 }
 
 /// Returns whether LVM allows a name.

@@ -74,7 +74,11 @@ pub(super) fn decode(
                     }
                     runs.extend(found);
                 }
-                Err(reason) => drop(obstacle.get_or_insert(reason)),
+                Err(reason) => {
+                    // What it makes of its extents is not known here, but that they are its own.
+                    taken.extend(areas(segment, count, physical));
+                    obstacle.get_or_insert(reason);
+                }
             }
         }
         if let Some(user) = users.get(name) {
@@ -132,6 +136,20 @@ fn plain<'a>(segment: &'a Section, count: u64, physical: &BTreeMap<String, Exten
         return Err("it has not as many stripes as it says".to_owned());
     }
     Ok(runs)
+}
+
+/// Returns the extents of physical volumes that a segment of `count` names, of whatever type it is.
+fn areas<'a>(segment: &'a Section, count: u64, physical: &BTreeMap<String, Extents>) -> Vec<Run<'a>> {
+    let stripes = segment.number("stripe_count").filter(|stripes| segment.text("type") == Some("striped") && *stripes > 0);
+    let each = count.checked_div(stripes.unwrap_or(1)).unwrap_or(count);
+    let pairs = segment.lists().flat_map(|list| list.windows(2));
+    let run = |pair: &'a [Value]| match pair {
+        [Value::Text(name), Value::Number(first)] if physical.contains_key(name) => {
+            Some((name.as_str(), u64::try_from(*first).ok()?, each))
+        }
+        _ => None,
+    };
+    pairs.filter_map(run).collect()
 }
 
 /// Returns where a run is on the disk.

@@ -124,14 +124,20 @@ fn what_is_not_plain_extents_is_refused_by_name() {
     let lvm = read(&[physical(&second, 512)]);
     let reason = lvm.logical("vg0", "root").unwrap().place.clone().unwrap_err();
     assert_eq!(reason, "its volume group `vg0` has 2 physical volumes, of which 1 are not on this disk");
+    let missing = group(&linear("root", &[(0, 2, 0)])).replace("pe_count = 12", "pe_count = 12 flags = [\"MISSING\"]");
+    let lvm = read(&[physical(&missing, 512)]);
+    let reason = lvm.logical("vg0", "root").unwrap().place.clone().unwrap_err();
+    assert_eq!(reason, "the physical volume `pv0` of its volume group `vg0` is marked MISSING");
 }
 
 #[test]
 fn a_group_that_breaks_a_rule_is_refused_whole() {
+    let mirror = linear("home", &[(0, 2, 1)]).replace("\"striped\" stripe_count = 1 stripes", "\"mirror\" mirrors");
     for (volumes, reason) in [
         (linear("root", &[(0, 2, 0), (3, 1, 2)]), "follow each other without gaps"),
         (linear("root", &[(0, 0, 0)]), "follow each other without gaps"),
         (linear("root", &[(0, 2, 0)]) + &linear("home", &[(0, 2, 1)]), "two volumes must not have the same extent of `pv0`"),
+        (linear("root", &[(0, 2, 0)]) + &mirror, "two volumes must not have the same extent of `pv0`"),
         (linear("root", &[(0, 2, 0), (2, 2, 1)]), "two volumes must not have the same extent of `pv0`"),
         (linear("root", &[(0, 2, 0)]).replace("segment_count = 1", "segment_count = 2"), "as many segments as it says"),
         (linear("root", &[(0, 2, 0)]).replace("segment1", "segment2"), "as many segments as it says"),

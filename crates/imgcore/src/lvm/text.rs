@@ -70,6 +70,13 @@ impl Section {
         }
     }
 
+    pub(super) fn lists(&self) -> impl Iterator<Item = &[Value]> {
+        self.0.values().filter_map(|value| match value {
+            Value::List(list) => Some(list.as_slice()),
+            _ => None,
+        })
+    }
+
     /// Returns the words of a list such as `status`; none without it.
     pub(super) fn words(&self, name: &str) -> impl Iterator<Item = &str> {
         self.list(name).unwrap_or_default().iter().filter_map(|value| match value {

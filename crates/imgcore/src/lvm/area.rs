@@ -36,15 +36,19 @@ const _: () = {
     assert!(size_of::<RawLocation>() == 24);
 };
 
-/// Returns the text that the metadata areas of `part` hold; `None` for a physical volume without one, or without a group.
+/// Returns the text that the metadata areas of `part` hold; `None` for a physical volume without one, or without a group. What is read
+/// is taken off `left`, in bytes.
 ///
 /// # Errors
 ///
-/// [`Error::Corrupt`] also when two areas differ: which of them LVM would take cannot be said without repairing.
-pub(super) fn text(part: &dyn BlockRead, label: &Label) -> Result<Option<Vec<u8>>, Error> {
+/// [`Error::Unsupported`] for more areas than LVM makes and for more than is `left`; [`Error::Corrupt`] also when two areas differ: which of them LVM would take cannot be said without repairing.
+pub(super) fn text(part: &dyn BlockRead, label: &Label, left: &mut usize) -> Result<Option<Vec<u8>>, Error> {
+    if label.areas.len() > AREAS_MAX {
+        return Err(Error::Unsupported(format!("a physical volume with {} metadata areas", label.areas.len())));
+    }
     let mut found: Option<Option<Vec<u8>>> = None;
     for area in &label.areas {
-        let Some(text) = read(part, *area)? else { continue };
+        let Some(text) = read(part, *area, left)? else { continue };
         match &found {
             Some(before) if *before != text => {
                 return Err(Error::corrupt("metadata areas of the physical volume", "must hold the same text"));
@@ -56,7 +60,7 @@ pub(super) fn text(part: &dyn BlockRead, label: &Label) -> Result<Option<Vec<u8>
 }
 
 /// Returns the text of one area, `Some(None)` when it has none, `None` when the area is to be ignored.
-fn read(part: &dyn BlockRead, area: ByteRange) -> Result<Option<Option<Vec<u8>>>, Error> {
+fn read(part: &dyn BlockRead, area: ByteRange, left: &mut usize) -> Result<Option<Option<Vec<u8>>>, Error> {
     let place = format!("metadata area at {}", area.start());
     let corrupt = |rule: &str| Error::corrupt(&place, rule);
     if area.len() < SECTOR.saturating_mul(2) {
@@ -88,6 +92,7 @@ fn read(part: &dyn BlockRead, area: ByteRange) -> Result<Option<Option<Vec<u8>>>
     let ring = area.len().saturating_sub(SECTOR);
     let len = usize::try_from(size.get()).ok().filter(|_| size.get() > 0 && size.get() <= ring);
     let len = len.filter(|len| *len <= TEXT_MAX).ok_or_else(|| corrupt("its text must have room in it"))?;
+    *left = left.checked_sub(len).ok_or_else(|| Error::Unsupported("a disk with more of it than is read".to_owned()))?;
     if offset.get() < SECTOR || offset.get() >= area.len() {
         return Err(corrupt("its text must lie behind its header"));
     }
@@ -106,5 +111,7 @@ fn read(part: &dyn BlockRead, area: ByteRange) -> Result<Option<Option<Vec<u8>>>
 const SIGNATURE: [u8; 16] = *b"\x20LVM2\x20x[5A%r0N*>";
 /// Spec: format, "Raw location descriptor flags": "The raw location descriptor should be ignored."
 const IGNORED: u32 = 1;
+/// Spec: pvcreate(8), `--[pv]metadatacopies`: "The number of metadata areas to set aside on a PV": 0, 1 or 2.
+const AREAS_MAX: usize = 2;
 /// Bytes of a text that are read: lvm2 makes areas of 1 MiB, and a text of that size describes thousands of volumes.
 const TEXT_MAX: usize = 4 << 20;

@@ -65,10 +65,11 @@ impl Lvm {
     pub fn read(disk: &(impl BlockRead + ?Sized), parts: &[(u32, ByteRange)]) -> Result<Self, block::Error> {
         let mut physical = Vec::new();
         let mut members = Vec::new();
+        let mut left = TEXTS_MAX;
         for (partition, range) in parts {
             let part = Joined::open(disk, &[*range])?;
             let found = label::read(&part).and_then(|label| match label {
-                Some(label) => Ok(Some((label.uuid.clone(), area::text(&part, &label)?, label))),
+                Some(label) => Ok(Some((label.uuid.clone(), area::text(&part, &label, &mut left)?, label))),
                 None => Ok(None),
             });
             let (uuid, obstacle) = match found {
@@ -146,6 +147,9 @@ impl Lvm {
         }
     }
 }
+
+/// Bytes of all texts of a disk that are read.
+const TEXTS_MAX: usize = 32 << 20;
 
 /// Returns what comes twice.
 fn twice<'a>(all: impl Iterator<Item = &'a String>) -> Option<String> {

@@ -131,6 +131,26 @@ fn what_is_not_plain_extents_is_refused_by_name() {
 }
 
 #[test]
+fn areas_and_texts_are_read_up_to_a_bound() {
+    let text = group(&linear("root", &[(0, 2, 0)]));
+    let mut part = physical(&text, 512);
+    let label = super::label::read(&MemoryDisk::new(part.clone())).unwrap().unwrap();
+    let mut left = text.len() + 10;
+    assert!(super::area::text(&MemoryDisk::new(part.clone()), &label, &mut left).unwrap().is_some());
+    assert_eq!(left, 9);
+    let error = super::area::text(&MemoryDisk::new(part.clone()), &label, &mut left).unwrap_err();
+    assert!(error.full().contains("a disk with more of it than is read"), "{}", error.full());
+    // The same area three times.
+    for at in [120, 136] {
+        part.copy_within(512 + 104..512 + 120, 512 + at);
+    }
+    let sum = crc(&part[532..1024]);
+    part[528..532].copy_from_slice(&sum.to_le_bytes());
+    let obstacle = read(&[part]).physical[0].obstacle.clone().unwrap();
+    assert!(obstacle.contains("a physical volume with 3 metadata areas"), "{obstacle}");
+}
+
+#[test]
 fn a_group_that_breaks_a_rule_is_refused_whole() {
     let mirror = linear("home", &[(0, 2, 1)]).replace("\"striped\" stripe_count = 1 stripes", "\"mirror\" mirrors");
     for (volumes, reason) in [

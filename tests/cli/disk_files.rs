@@ -101,6 +101,30 @@ fn a_link_that_leads_nowhere_is_listed() {
 }
 
 #[test]
+fn programs_get_names_as_they_are_and_people_those_that_can_be_printed() {
+    let sandbox = disk();
+    std::os::unix::fs::symlink("x\ny", sandbox.file("site/a\nb", "").with_file_name("one")).unwrap();
+    std::os::unix::fs::symlink("x\\ny", sandbox.path("site/two")).unwrap();
+    sandbox.done("disk put disk.raw site /srv");
+    fs::copy(sandbox.path("disk.raw"), sandbox.path("new.raw")).unwrap();
+    sandbox.done("disk rm new.raw /srv/one");
+    sandbox.done("disk ln -s new.raw x\\ny /srv/one");
+    sandbox.program().args(["disk", "rm", "new.raw", "/srv/a\nb"]).run();
+    let json = |line: &str| serde_json::from_str::<Value>(&sandbox.done(line)).unwrap();
+    for all in [json("disk ls --json disk.raw /srv"), json("disk stat --json disk.raw /srv /srv/one /srv/two")] {
+        assert_eq!((&all[1]["target"], &all[2]["target"]), (&"x\ny".into(), &"x\\ny".into()), "{all}");
+    }
+    let all = json("disk diff --json disk.raw new.raw");
+    assert_eq!((&all[0]["path"], &all[1]["what"]), (&"/srv/a\nb".into(), &serde_json::json!(["target"])), "{all}");
+    insta::assert_snapshot!(sandbox.done("disk diff disk.raw new.raw"), @r"
+    - /srv/a\nb
+    ~ /srv/one: target
+    ");
+    assert!(sandbox.done("disk ls -l disk.raw /srv").contains("one -> x\\ny\n"));
+    assert!(sandbox.done("disk ls disk.raw /srv").starts_with("a\\nb\n"));
+}
+
+#[test]
 fn two_disks_are_compared_file_by_file() {
     let sandbox = disk();
     fs::copy(sandbox.path("disk.raw"), sandbox.path("new.raw")).unwrap();

@@ -65,7 +65,7 @@ fn compare(
     let ((mut before, in_old), (after, in_new)) = (kinds(context, old, path)?, kinds(context, new, path)?);
     let mut all: BTreeMap<GuestPath, Difference> = BTreeMap::new();
     let mut add = |path: GuestPath, change, what| {
-        let shown = printable(path.as_str());
+        let shown = path.to_string();
         all.insert(path, Difference { path: shown, change, what });
     };
     for (path, kind) in after {
@@ -103,11 +103,12 @@ fn differences(
 ) -> Result<Vec<&'static str>, CommandError> {
     let (a, b) = (Facts::of(old, path)?, Facts::of(new, path)?);
     let is_file = kind == FileKind::File;
+    let link = |volume: &Volume| volume.file_system().read_link(path);
     // The links of a folder are its folders, and its time and size follow its names: those are shown for themselves.
     let checks = [
         ("mode", a.mode != b.mode),
         ("owner", (a.uid, a.gid) != (b.uid, b.gid)),
-        ("target", a.target != b.target),
+        ("target", kind == FileKind::Symlink && link(old)? != link(new)?),
         ("device", a.device != b.device),
         ("attributes", a.xattrs != b.xattrs),
         ("links", kind != FileKind::Directory && a.links != b.links),
@@ -138,10 +139,11 @@ fn same_contents(context: &Context, (old, new): (&Volume, &Volume), path: &Guest
 
 impl Difference {
     fn text(&self) -> String {
+        let path = printable(&self.path);
         match self.change {
-            "added" => format!("+ {}\n", self.path),
-            "removed" => format!("- {}\n", self.path),
-            _ => format!("~ {}: {}\n", self.path, self.what.join(", ")),
+            "added" => format!("+ {path}\n"),
+            "removed" => format!("- {path}\n"),
+            _ => format!("~ {path}: {}\n", self.what.join(", ")),
         }
     }
 }

@@ -112,7 +112,7 @@ impl Listing<'_> {
                 warn(self.context, format!("cannot look at `{}` in `{folder}`", printable(&entry.name)));
                 continue;
             };
-            let name = if self.args.report.json { path.to_string() } else { printable(&entry.name) };
+            let name = if self.args.report.json { path.to_string() } else { text(&entry.name) };
             files.push(self.look(name, &path)?);
         }
         self.show(files)
@@ -121,7 +121,7 @@ impl Listing<'_> {
     fn look(&self, name: String, path: &GuestPath) -> Result<Listed, CommandError> {
         let Metadata { kind, mode, uid, gid, size, links, mtime, inode, .. } = self.files.symlink_metadata(path)?;
         let target = match kind {
-            FileKind::Symlink => Some(printable(&self.files.read_link(path)?)),
+            FileKind::Symlink => Some(text(&self.files.read_link(path)?)),
             _ => None,
         };
         let (mode, kind) = (format!("{mode:04o}"), name_of(kind));
@@ -134,7 +134,7 @@ impl Listing<'_> {
             return Ok(());
         }
         if !self.args.long {
-            let names: String = files.iter().map(|file| format!("{}\n", file.path)).collect();
+            let names: String = files.iter().map(|file| printable(&file.path) + "\n").collect();
             return self.context.write_out(names.as_bytes());
         }
         let rows: Vec<Vec<String>> = files.iter().map(Listed::row).collect();
@@ -145,8 +145,8 @@ impl Listing<'_> {
 impl Listed {
     fn row(&self) -> Vec<String> {
         let name = match &self.target {
-            Some(target) => format!("{} -> {target}", self.path),
-            None => self.path.clone(),
+            Some(target) => format!("{} -> {}", printable(&self.path), printable(target)),
+            None => printable(&self.path),
         };
         let mode = u32::from_str_radix(&self.mode, 8).unwrap_or_default();
         vec![
@@ -168,6 +168,11 @@ fn path_of(folder: &GuestPath, entry: &DirEntry) -> Option<GuestPath> {
 pub(super) fn name_of(kind: FileKind) -> &'static str {
     match kind {
         FileKind::File => "file",
+/// Returns a name, or the text of a link, for programs: as it is, but for what is not UTF-8.
+pub(super) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
         FileKind::Directory => "directory",
         FileKind::Symlink => "symlink",
         FileKind::CharDevice => "char-device",

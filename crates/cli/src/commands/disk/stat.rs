@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use imgcore::fs::{FileKind, GuestPath, Node};
 use serde::Serialize;
 
-use super::ls::name_of;
+use super::ls::{name_of, text};
 use super::volume::{Volume, VolumeArgs};
 use crate::context::Context;
 use crate::error::CommandError;
@@ -66,15 +66,15 @@ impl Facts {
     pub(super) fn of(volume: &Volume, path: &GuestPath) -> Result<Self, CommandError> {
         let files = volume.file_system();
         let found = files.symlink_metadata(path)?;
-        let target = if found.kind == FileKind::Symlink { Some(printable(files.read_link(path)?)) } else { None };
+        let target = if found.kind == FileKind::Symlink { Some(text(&files.read_link(path)?)) } else { None };
         let device = match volume.node(path)? {
             Some(Node::CharDevice(device) | Node::BlockDevice(device)) => Some((device.major, device.minor)),
             _ => None,
         };
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let xattrs = volume.xattrs(path)?.into_iter().map(|(name, value)| (printable(name), hex(&value))).collect();
+        let xattrs = volume.xattrs(path)?.into_iter().map(|(name, value)| (text(name.as_ref()), hex(&value))).collect();
         Ok(Self {
-            path: printable(path.as_str()),
+            path: path.to_string(),
             kind: name_of(found.kind),
             mode: format!("{:04o}", found.mode),
             uid: found.uid,
@@ -90,13 +90,13 @@ impl Facts {
     }
 
     fn text(&self) -> String {
-        let target = self.target.as_ref().map(|target| format!(" -> {target}")).unwrap_or_default();
+        let target = self.target.as_ref().map(|target| format!(" -> {}", printable(target))).unwrap_or_default();
         let device = self.device.map(|(major, minor)| format!(" {major}, {minor}")).unwrap_or_default();
-        let mut text = format!("{}{target}\n", self.path);
+        let mut text = format!("{}{target}\n", printable(&self.path));
         text.push_str(&format!("  {}{device}, {} bytes, inode {}, links {}\n", self.kind, self.size, self.inode, self.links));
         text.push_str(&format!("  mode {}, owner {}:{}, changed {}\n", self.mode, self.uid, self.gid, utc(self.mtime)));
         for (name, value) in &self.xattrs {
-            text.push_str(&format!("  {name} {value}\n"));
+            text.push_str(&format!("  {} {value}\n", printable(name)));
         }
         text
     }

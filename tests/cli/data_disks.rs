@@ -173,3 +173,13 @@ fn data_disks_that_cannot_be_made_are_refused_and_nothing_is_left() {
     assert!(outcome.status == 2 && outcome.stderr.contains("machine `web1`: `ntfs` is no format"), "{outcome}");
     assert!(!sandbox.path("r/web1").exists());
 }
+
+#[test]
+fn a_plan_that_cannot_be_carried_out_is_none() {
+    let sandbox = with_base();
+    for more in ["", " --dry-run"] {
+        let outcome = vmimg(&sandbox, &format!("prepare web1 --image ./base.qcow2 --swap 3E{more}"));
+        assert_eq!(outcome.status, 2, "{outcome}");
+        assert!(outcome.stderr.contains("cannot make the data disk `swap` of 3E"), "{outcome}");
+    }
+}

@@ -125,6 +125,34 @@ fn programs_get_names_as_they_are_and_people_those_that_can_be_printed() {
 }
 
 #[test]
+fn what_hands_are_used_to_is_taken_or_told() {
+    let sandbox = disk();
+    sandbox.file("motd", "hello\n");
+    std::fs::File::create(sandbox.path("empty.raw")).unwrap().set_len(8 << 20).unwrap();
+    for command in
+        ["mkdir -p disk.raw /srv/a/b", "ls -la disk.raw /srv", "put -r disk.raw tree /srv", "get -R disk.raw /srv out"]
+    {
+        sandbox.done(&format!("disk {command}"));
+    }
+    sandbox.done("disk mv disk.raw /srv/a /srv/new/");
+    let before = fs::read(sandbox.path("disk.raw")).unwrap();
+    for (command, status, said) in [
+        ("put disk.raw motd /none/", 3, "`/none/` is no folder of the guest"),
+        ("put disk.raw motd /etc/hostname/", 3, "`/etc/hostname/` is no folder of the guest"),
+        ("mv disk.raw /etc/hostname /none/", 3, "`/none/` is no folder of the guest"),
+        ("get disk.raw /etc/hostname none/", 3, "`none/` is no folder"),
+        ("ls empty.raw", 5, "the disk holds no known file system"),
+        ("put empty.raw motd /etc/motd", 5, "the disk holds no known file system"),
+        ("rm -rf disk.raw /etc", 2, "tip: `-f` is the image's format; files that may be missing: `rm -r --force`"),
+    ] {
+        let outcome = sandbox.run(&format!("disk {command}"));
+        assert!(outcome.status == status && outcome.stderr.contains(said), "{command}: {outcome}");
+    }
+    assert!(fs::read(sandbox.path("disk.raw")).unwrap() == before);
+    assert!(sandbox.done("disk inspect fs").contains("root on the disk\n"));
+}
+
+#[test]
 fn two_disks_are_compared_file_by_file() {
     let sandbox = disk();
     fs::copy(sandbox.path("disk.raw"), sandbox.path("new.raw")).unwrap();

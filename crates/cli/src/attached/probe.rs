@@ -85,10 +85,7 @@ pub fn probe(volume: &dyn BlockRead) -> Result<Option<Probe>, CommandError> {
 ///
 /// [`ErrorKind::Unsupported`] says what it is, and the failure of the disk.
 pub fn expect(volume: &dyn BlockRead, id: &VolumeId) -> Result<Probe, CommandError> {
-    let unsupported = |what: String| {
-        let place = if *id == VolumeId::Partition(0) { "the disk".to_owned() } else { id.described() };
-        CommandError::new(ErrorKind::Unsupported, format!("{place} {what}"))
-    };
+    let unsupported = |what: String| CommandError::new(ErrorKind::Unsupported, format!("{} {what}", id.described()));
     let Some(probe) = probe(volume)? else {
         let content = known_content(volume)?;
         let error = unsupported(format!(

@@ -134,6 +134,11 @@ pub fn report_usage(error: &clap::Error, arguments: &[OsString], context: &Conte
         }
         _ => {
             context.write_error(&if context.colors() { text.ansi().to_string() } else { text.to_string() });
+            if let [_, group, verb, ..] = arguments
+                && (group == "disk" && verb == "rm" && text.to_string().contains("'--format"))
+            {
+                context.write_error("\n  tip: `-f` is the image's format; files that may be missing: `rm -r --force`\n");
+            }
             if takes_codes_of_qemu_img(arguments) { ExitStatus::Unexpected } else { ExitStatus::Usage }
         }
     }

@@ -94,6 +94,7 @@ impl DataDisk {
         let mut disk = Staged::new(MemoryDisk::new(Vec::new()));
         disk.resize(size).map_err(|error| cannot(error.into()))?;
         mkfs::make(&mut disk, kind, &label, uuid, Timestamp { secs: now, nanos: 0 }).map_err(|error| cannot(error.into()))?;
+        CreateOptions::new(size).check().map_err(|error| cannot(error.into()))?;
         let (format, uuid) = ("qcow2".to_owned(), kind.shown(uuid));
         let record = DataRecord { file, format, size, r#type: kind.name().to_owned(), label, uuid };
         Ok(Self { record, kind, disk })

@@ -117,6 +117,15 @@ impl CreateOptions {
         Self { size, ..Self::default() }
     }
 
+    /// Checks that there can be such an image; making one finds the same.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOptions`].
+    pub fn check(&self) -> Result<(), Error> {
+        self.header().map(drop)
+    }
+
     /// Returns the header of such an image; its tables have no place yet.
     pub(super) fn header(&self) -> Result<Header, Error> {
         let geometry = self.geometry()?;

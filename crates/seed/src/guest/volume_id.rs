@@ -23,10 +23,11 @@ pub enum VolumeId {
 pub struct NoVolumeId;
 
 impl VolumeId {
-    /// Returns what messages call it, as in `partition 2` or `logical volume debian/root`.
+    /// Returns what messages call it, as in `partition 2`, `logical volume debian/root`, or `the disk` for one without partitions.
     #[must_use]
     pub fn described(&self) -> String {
         match self {
+            Self::Partition(0) => "the disk".to_owned(),
             Self::Partition(number) => format!("partition {number}"),
             Self::Logical { .. } => format!("logical volume {self}"),
         }

@@ -43,6 +43,9 @@ pub(super) struct Args {
     /// The new file or folder on the host
     #[arg(value_name = "DEST", required_unless_present = "tar")]
     dest: Option<PathBuf>,
+    /// Accepted out of habit: folders always come with all that is in them
+    #[arg(short = 'r', short_alias = 'R', long = "recursive", hide = true)]
+    _recursive: bool,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
@@ -57,9 +60,13 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             CommandError::new(ErrorKind::Unsupported, message).hint("`--tar` makes an archive, which has devices as well")
         );
     }
-    let mut dest = context.absolute(args.dest.as_deref().unwrap_or(Path::new("")));
+    let named = args.dest.as_deref().unwrap_or(Path::new(""));
+    let mut dest = context.absolute(named);
     if dest.is_dir() {
         dest.push(args.path.name().unwrap_or("root"));
+    } else if named.as_os_str().as_bytes().ends_with(b"/") && found.kind != FileKind::Directory {
+        let message = format!("`{}` is no folder", named.display());
+        return Err(CommandError::new(ErrorKind::NotFound, message).hint("without the slash it is a new file"));
     }
     let (Some(folder), Some(name)) = (dest.parent(), dest.file_name()) else {
         return Err(CommandError::new(ErrorKind::Usage, format!("`{}` names no new file", dest.display())));

@@ -26,6 +26,9 @@ pub(super) struct Args {
     /// Go down into folders
     #[arg(short = 'R', long)]
     recursive: bool,
+    /// Accepted out of habit: names that begin with a dot are always shown
+    #[arg(short = 'a', long = "all", hide = true)]
+    _all: bool,
     /// The folder or file in the guest
     #[arg(value_name = "PATH", default_value = "/")]
     path: GuestPath,
@@ -165,14 +168,14 @@ fn path_of(folder: &GuestPath, entry: &DirEntry) -> Option<GuestPath> {
     folder.join(std::str::from_utf8(&entry.name).ok()?).ok()
 }
 
-pub(super) fn name_of(kind: FileKind) -> &'static str {
-    match kind {
-        FileKind::File => "file",
 /// Returns a name, or the text of a link, for programs: as it is, but for what is not UTF-8.
 pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+pub(super) fn name_of(kind: FileKind) -> &'static str {
+    match kind {
+        FileKind::File => "file",
         FileKind::Directory => "directory",
         FileKind::Symlink => "symlink",
         FileKind::CharDevice => "char-device",

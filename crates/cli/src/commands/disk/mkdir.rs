@@ -28,6 +28,9 @@ pub(super) struct Args {
     /// The owner's and the group's number
     #[arg(long, value_name = "UID:GID")]
     owner: Option<Owner>,
+    /// Accepted out of habit: folders above are always made
+    #[arg(short = 'p', long = "parents", hide = true)]
+    _parents: bool,
     /// The folders in the guest
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<GuestPath>,

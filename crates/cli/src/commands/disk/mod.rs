@@ -6,6 +6,7 @@ mod cat;
 mod change;
 mod chmod;
 mod chown;
+mod dest;
 mod df;
 mod diff;
 mod get;

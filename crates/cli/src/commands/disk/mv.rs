@@ -1,11 +1,11 @@
 //! `vmimg disk mv`: another name for a file or folder of a guest.
 
-use imgcore::fs::{Edit, EditPlan, GuestPath};
+use imgcore::fs::{Edit, EditPlan, FileKind, GuestPath};
 
 use super::carry_out::carry_out;
 use super::change::ChangeArgs;
+use super::dest::Dest;
 use super::volume::Volume;
-use super::walk::into_folder;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::output::ReportArgs;
@@ -27,7 +27,7 @@ pub(super) struct Args {
     from: GuestPath,
     /// The new name, or the folder to move it to
     #[arg(value_name = "TO")]
-    to: GuestPath,
+    to: Dest,
     #[command(flatten)]
     report: ReportArgs,
 }
@@ -35,7 +35,8 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
     let path = {
         let volume = Volume::open(context, &args.change.volume)?;
-        into_folder(volume.file_system(), args.to, args.from.name())?
+        let found = volume.file_system().symlink_metadata(&args.from)?;
+        args.to.of(volume.file_system(), args.from.name(), found.kind == FileKind::Directory)?
     };
     carry_out(context, &args.change, args.report, EditPlan { edits: vec![Edit::Rename { path, from: args.from }] })
 }

@@ -11,11 +11,11 @@ use super::carry_out::carry_out;
 use super::change::ChangeArgs;
 use super::chmod::octal;
 use super::chown::Owner;
+use super::dest::Dest;
 use super::host_tree::{Taken, cannot_read, steps};
 use super::pipe::Pipe;
 use super::tar;
 use super::volume::Volume;
-use super::walk::into_folder;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::output::ReportArgs;
@@ -56,6 +56,9 @@ pub(super) struct Args {
     /// attributes and access lists as they are, in the place of what is there
     #[arg(short = 'a', long, conflicts_with_all = ["mode", "owner"])]
     archive: bool,
+    /// Accepted out of habit: folders are always copied with all that is in them
+    #[arg(short = 'r', short_alias = 'R', long = "recursive", hide = true)]
+    _recursive: bool,
     /// Unpack this tar archive, `-` for standard input, instead of SOURCE
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "mode", "owner", "archive"])]
     tar: Option<PathBuf>,
@@ -64,7 +67,7 @@ pub(super) struct Args {
     source: Option<PathBuf>,
     /// The path in the guest
     #[arg(value_name = "DEST")]
-    dest: GuestPath,
+    dest: Dest,
     #[command(flatten)]
     report: ReportArgs,
 }
@@ -72,7 +75,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     if let Some(file) = &args.tar {
         let archive = tar::open(context, file, &args.change.volume.image)?;
-        let plan = tar::plan(context, archive, &args.dest)?;
+        let plan = tar::plan(context, archive, &args.dest.path)?;
         return carry_out(context, &args.change, args.report, plan);
     }
     let source = args.source.as_deref().unwrap_or(Path::new(""));
@@ -87,7 +90,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let found = fs::metadata(&source).map_err(|error| cannot_read(&source, error))?;
     let volume = Volume::open(context, &args.change.volume)?;
     let name = source.file_name().and_then(|name| name.to_str());
-    let dest = into_folder(volume.file_system(), args.dest.clone(), name)?;
+    let dest = args.dest.clone().of(volume.file_system(), name, found.is_dir())?;
     if args.mode.is_some() && found.is_dir() {
         return Err(CommandError::new(ErrorKind::Usage, "`--mode` is for a single file, and this is a folder"));
     }
@@ -103,10 +106,11 @@ fn from_pipe(args: &Args, context: &Context, pipe: Pipe) -> Result<EditPlan, Com
     let volume = Volume::open(context, &args.change.volume)?;
     let space = volume.space()?;
     let room = space.blocks.saturating_mul(u64::from(space.block_size));
-    let attributes = new_attributes(args, &volume, &args.dest, 0o644);
+    let path = args.dest.clone().of(volume.file_system(), None, false)?;
+    let attributes = new_attributes(args, &volume, &path, 0o644);
     drop(volume);
     let content = Content::Disk(Arc::new(pipe.read(context, &args.change.volume.image, room)?));
-    Ok(EditPlan { edits: vec![Edit::Write { path: args.dest.clone(), content, attributes }] })
+    Ok(EditPlan { edits: vec![Edit::Write { path, content, attributes }] })
 }
 
 /// Returns what to set: for a new file the permissions `mode`, those of the source, and what the options say.

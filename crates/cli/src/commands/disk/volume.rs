@@ -124,9 +124,8 @@ pub(super) fn choose(disk: &dyn BlockRead, wanted: Option<&VolumeId>) -> Result<
 pub(super) fn check(layout: &Layout, id: &VolumeId) -> Result<(), CommandError> {
     let physical = layout.lvm.physical.iter().find(|physical| *id == VolumeId::Partition(physical.partition));
     if let Some(physical) = physical {
-        let what = if physical.partition == 0 { "the disk".to_owned() } else { id.described() };
-        let error =
-            CommandError::new(ErrorKind::Unsupported, format!("{what} is a physical volume of LVM, and no file system"));
+        let message = format!("{} is a physical volume of LVM, and no file system", id.described());
+        let error = CommandError::new(ErrorKind::Unsupported, message);
         let names = layout.names();
         return Err(match &physical.obstacle {
             Some(reason) => error.with_source(reason.clone()).hint(names),
@@ -149,10 +148,15 @@ pub(super) fn window<D: BlockRead>(disk: D, id: &VolumeId) -> Result<Joined<D>, 
 /// Refuses a volume of which it is known that it holds something else than ext2, ext3 or ext4.
 pub(super) fn refuse_other(volume: &dyn BlockRead, id: &VolumeId) -> Result<(), CommandError> {
     match known_content(volume)? {
-        None | Some(EXT) => Ok(()),
+        Some(EXT) => Ok(()),
+        None => {
+            let message = format!("{} holds no known file system", id.described());
+            Err(CommandError::new(ErrorKind::Unsupported, message)
+                .hint("`vmimg disk mkfs` makes one; `e2fsck -b 32768` looks for an ext4 that has lost its superblock"))
+        }
         Some(name) => {
-            let what = if *id == VolumeId::Partition(0) { "the disk".to_owned() } else { id.described() };
-            let error = CommandError::new(ErrorKind::Unsupported, format!("{what} holds {name}, which is not supported"));
+            let message = format!("{} holds {name}, which is not supported", id.described());
+            let error = CommandError::new(ErrorKind::Unsupported, message);
             Err(match name {
                 XFS | BTRFS => error.hint("`--via nbd` has the kernel read and change it, for root"),
                 _ => error,

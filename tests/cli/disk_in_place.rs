@@ -143,7 +143,17 @@ fn a_file_behind_a_loop_device_is_left_alone_and_stays_readable() {
         refused("image resize -f raw live.raw 64M");
         refused("image convert -f raw -O raw disk.raw live.raw");
         assert_eq!(sandbox.done("disk cat live.raw /etc/hostname"), "base\n");
+        if options == "rw" {
+            refused("prepare web1 --root machines --image live.raw --format raw");
+        }
     }
+    // Somebody still looks at the device of a file system that was unmounted.
+    let mounted = Mounted::open(&sandbox.path("live.raw"), "rw").unwrap();
+    let name = sandbox.tool("losetup").args(["-n", "-O", "NAME", "-j", "live.raw"]).run();
+    let looks = fs::File::open(name.trim()).unwrap();
+    drop(mounted);
+    sandbox.done("disk mkdir --in-place live.raw /srv");
+    drop(looks);
     let device = Loop::attach(&sandbox.path("other name"));
     writes.iter().for_each(|line| refused(line));
     drop(device);

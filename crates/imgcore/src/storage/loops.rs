@@ -24,10 +24,10 @@ pub fn refuse_loop_writer(disk: &FileDisk) -> Result<(), Error> {
     refuse(disk.file(), disk.path(), |device| !device.is_read_only())
 }
 
-/// Fails when the regular file `file` may not be written because of a loop device: one that writes itself, or one that reads and
-/// is mounted. A device that is only attached, and reads, would not mind.
+/// Fails when the regular file `file` may not be written because of a loop device: one that is mounted, or that may write by itself.
+/// A device that is only attached, and reads, would not mind, and neither does one that is on its way out.
 pub(super) fn refuse_loop_user(file: &File, path: &Path) -> Result<(), Error> {
-    refuse(file, path, |device| !device.is_read_only() || device.is_held())
+    refuse(file, path, |device| (!device.is_read_only() && !device.is_temporary()) || device.is_held())
 }
 
 fn refuse(file: &File, path: &Path, minds: impl Fn(&Loop) -> bool) -> Result<(), Error> {
@@ -75,7 +75,16 @@ impl Loop {
     }
 
     fn is_read_only(&self) -> bool {
-        fs::read(self.sysfs("ro")).is_ok_and(|read_only| read_only.starts_with(b"1"))
+        self.says("ro")
+    }
+
+    /// Returns whether it ends with its last user, as those of `mount -o loop`: behind `umount`, udev may still look at it.
+    fn is_temporary(&self) -> bool {
+        self.says("loop/autoclear")
+    }
+
+    fn says(&self, name: &str) -> bool {
+        fs::read(self.sysfs(name)).is_ok_and(|text| text.starts_with(b"1"))
     }
 
     /// Returns whether it, or a partition of it, is mounted or a part of another device, or whether that cannot be told.

@@ -19,6 +19,9 @@ fn soon<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     told.recv_timeout(Duration::from_secs(30)).expect("it is waited for")
 }
 
+/// What a client does.
+type Work = fn(&mut NbdDisk) -> Result<(), Error>;
+
 fn silent(_: &Request, _: Vec<u8>) -> Sent {
     Some(Vec::new())
 }
@@ -102,7 +105,7 @@ fn a_silent_server_is_not_waited_for_once_the_program_is_to_stop() {
         disk.write_zeroes_at(ByteRange::new(0, 4096).unwrap(), Hole::Allow)?;
         disk.flush()
     };
-    let works: Vec<(Server, fn(&mut NbdDisk) -> Result<(), Error>)> = vec![
+    let works: Vec<(Server, Work)> = vec![
         (Server::new(HeaderStyle::Extended).option(OptionCode::Go, |_| Some(Vec::new())), |_| Ok(())),
         (of(Command::Read), |disk| disk.read_exact_at(&mut [0; 9000], 0)),
         (of(Command::BlockStatus), |disk| disk.extent_at(0).map(drop)),

@@ -63,7 +63,8 @@ pub fn wipe<D: BlockWrite>(mut disk: D) -> Result<(), Error> {
     let size = disk.size();
     disk.write_zeroes_at(ByteRange::new(0, MARKS.min(size)).unwrap_or_default(), Hole::Allow)?;
     for sector in [512, 4096] {
-        let Some(last) = (size / sector).checked_sub(1).map(|last| last.saturating_mul(sector)) else { continue };
+        let sectors = size.checked_div(sector).unwrap_or_default();
+        let Some(last) = sectors.checked_sub(1).map(|last| last.saturating_mul(sector)) else { continue };
         let mut magic = [0; 8];
         disk.read_exact_at(&mut magic, last)?;
         if magic == *GPT {

@@ -109,8 +109,8 @@ impl<D: BlockWrite> Editor<D> {
             changed: false,
         };
         editor.check_bad_blocks()?;
-        survey(&editor.volume)?;
         editor.recount()?;
+        survey(&editor.volume)?;
         editor.settle_orphans()?;
         Ok(editor)
     }

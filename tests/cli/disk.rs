@@ -222,4 +222,10 @@ fn a_file_that_a_mount_would_hide_is_refused() {
     sandbox.done("disk rm -f raw disk.raw /last");
     sandbox.done("disk chmod -f raw disk.raw 700 /boot/efi");
     check(&sandbox, "32");
+    // Of more mounts than are looked at nothing is known.
+    sandbox.file("fstab", (0..300).map(|at| format!("LABEL=x /mnt/{at} ext4\n")).collect::<String>());
+    sandbox.done("disk put -f raw disk.raw fstab /etc/fstab");
+    assert_eq!(sandbox.run("disk put -f raw disk.raw a /srv/a").status, 6);
+    sandbox.done("disk put -f raw --partition 1 disk.raw a /srv/a");
+    check(&sandbox, "32");
 }

@@ -70,7 +70,13 @@ pub(super) fn look(
     plan: &mut EditPlan,
 ) -> Result<(), CommandError> {
     // Without a guest that is understood, nothing is known about its mounts and labels.
-    let Ok(tree) = Tree::assemble(volumes, None) else { return Ok(()) };
+    let tree = match Tree::assemble(volumes, None) {
+        Ok(tree) => tree,
+        Err(error @ guest::Error::TooManyMounts) if args.partition.is_none() => {
+            return Err(CommandError::from(error).hint("`--partition` with the root's number changes it all the same"));
+        }
+        Err(_) => return Ok(()),
+    };
     if args.partition.is_none() {
         refuse_hidden(&tree, plan)?;
     }

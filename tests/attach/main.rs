@@ -16,6 +16,12 @@ fn devices_are_connected_listed_refused_and_disconnected() {
 }
 
 #[test]
+fn without_netlink_devices_are_told_by_themselves() {
+    let said = Guest::new().run(COMMON, include_str!("ioctl.sh"));
+    assert!(said.contains("ALL GOOD"), "{said}");
+}
+
+#[test]
 fn file_systems_are_made_changed_grown_and_sound_afterwards() {
     let said = Guest::new().run(COMMON, include_str!("file_systems.sh"));
     assert!(said.contains("ALL GOOD"), "{said}");

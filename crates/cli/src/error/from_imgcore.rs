@@ -43,7 +43,7 @@ impl From<attach::Error> for CommandError {
         let (kind, hint) = match &error {
             attach::Error::NoDriver => (
                 ErrorKind::Unsupported,
-                Some("`modprobe nbd` loads the driver; containers with a network of their own do not see it"),
+                Some("`modprobe nbd` loads the driver; a container must have its devices in `/dev` and `/sys`"),
             ),
             attach::Error::NotPermitted => (ErrorKind::Refused, None),
             attach::Error::InUse(_) => {

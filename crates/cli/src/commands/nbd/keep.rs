@@ -80,8 +80,13 @@ fn free(
     kernel: &Kernel,
     lock: &Mutex<Option<File>>,
 ) -> Result<Option<Freed>, CommandError> {
-    let Some(device) = device.filter(|device| identity.is_behind(*device) || !device.is_connected()) else { return Ok(None) };
+    let Some(device) = device else { return Ok(None) };
     let identifier = device.identifier();
+    // Without netlink a device says no more than which thread has connected it, and ends with that.
+    let is_ending = identifier.is_none() && device.is_left();
+    if !identity.is_behind(device) && device.is_connected() && !is_ending {
+        return Ok(None);
+    }
     // It may be disconnected already, and only still be open somewhere.
     let done = if identity.is_behind(device) { kernel.disconnect(device) } else { Ok(()) };
     drop(lock.lock().unwrap_or_else(PoisonError::into_inner).take());

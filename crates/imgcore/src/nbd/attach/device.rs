@@ -71,7 +71,18 @@ impl Device {
     /// Returns the process that connected it.
     #[must_use]
     pub fn pid(self) -> Option<u32> {
-        self.number("pid")
+        let thread: u32 = self.number("pid")?;
+        // The kernel names the thread. One of another process namespace has no other name here.
+        let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+        let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+        process.and_then(|process| process.trim().parse().ok()).or(Some(thread))
+    }
+
+    /// Returns whether the thread that connected it is gone. Without netlink such a device is at its end, and connected only as long
+    /// as somebody has it open.
+    #[must_use]
+    pub fn is_left(self) -> bool {
+        self.number::<u32>("pid").is_some_and(|thread| !Path::new(&format!("/proc/{thread}")).exists())
     }
 
     /// Returns what was said about its server: [`Connect::identifier`](super::Connect::identifier). Kernels before 5.14 do not
@@ -165,6 +176,11 @@ impl Device {
         }
         let node = self.open(OFlags::empty())?;
         node.sync_all().map_err(Error::system(format!("flush `{}`", self.path().display())))
+    }
+
+    /// Opens the node to tell the kernel about the device.
+    pub(super) fn node(self) -> Result<File, Error> {
+        self.open(OFlags::empty())
     }
 
     /// Opens the node for reading, if it is that of the device.

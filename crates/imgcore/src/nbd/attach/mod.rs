@@ -2,18 +2,22 @@
 //!
 //! ```text
 //! kernel     asks the kernel to connect and to disconnect
-//!   message  netlink messages as bytes; no input or output
+//!   netlink  the way that makes devices and keeps what is said of them
+//!     message  its messages as bytes; no input or output
+//!   ioctl    the older way, where netlink is missing
 //! device     what sysfs says about the kernel's devices, and the partitions on them
 //!   scan     partitions of a device, in the kernel
 //! ```
 //!
 //! The kernel negotiates nothing: it is told the size and the flags, and sends simple requests over a socket that it is given
-//! ([`Server::transmit`](super::server::Server::transmit) answers them). It keeps a device until it is told to disconnect,
-//! whatever becomes of the process on the other side.
+//! ([`Server::transmit`](super::server::Server::transmit) answers them). By netlink, it keeps a device until it is told to
+//! disconnect, whatever becomes of the process on the other side.
 
 mod device;
+mod ioctl;
 mod kernel;
 mod message;
+mod netlink;
 mod scan;
 
 pub use device::{Device, Partition};

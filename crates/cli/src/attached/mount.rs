@@ -57,22 +57,7 @@ pub(super) fn mount(node: &Path, target: &Target, writable: bool) -> Result<Moun
             None => failed.with_source(error).hint("`dmesg` may say more"),
         }
     })?;
-    if kind == Kind::Xfs {
-        give_up_early(node);
-    }
     Ok(Mounted::of(root))
-}
-
-/// Has XFS end when the device has lost its server. On its own it tries for ever to write what is not the log, and whoever waits for
-/// it cannot be killed.
-///
-/// Where `/sys` cannot be written, as in some containers, that stays so.
-fn give_up_early(node: &Path) {
-    let Some(name) = node.file_name() else { return };
-    let policy = Path::new("/sys/fs/xfs").join(name).join("error/metadata");
-    for error in ["default", "EIO", "ENOSPC"] {
-        let _unwritable = std::fs::write(policy.join(error).join("max_retries"), "0");
-    }
 }
 
 /// Refuses a btrfs of which this machine has one mounted with the same UUID, from another device: the kernel would take one for

@@ -14,9 +14,10 @@
 //! if that has not happened, and its partitions go.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -87,12 +88,27 @@ fn free(
     if !identity.is_behind(device) && device.is_connected() && !is_ending {
         return Ok(None);
     }
+    give_up(device);
     // It may be disconnected already, and only still be open somewhere.
     let done = if identity.is_behind(device) { kernel.disconnect(device) } else { Ok(()) };
     drop(lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     match done {
         Err(error) if device.is_connected() => Err(error.into()),
         _ => Ok(Some((device, identifier))),
+    }
+}
+
+/// Has XFS end on a device that has lost its server. On its own it tries for ever to write what is not the log, while it mounts too,
+/// and whoever waits for it cannot be killed.
+///
+/// Where `/sys` cannot be written, as in some containers, that stays so.
+fn give_up(device: Device) {
+    for node in device.partitions().into_iter().map(|partition| partition.path).chain([device.path()]) {
+        let Some(name) = node.file_name() else { continue };
+        let policy = Path::new("/sys/fs/xfs").join(name).join("error/metadata");
+        for error in ["default", "EIO", "ENOSPC"] {
+            let _unwritable = fs::write(policy.join(error).join("max_retries"), "0");
+        }
     }
 }
 

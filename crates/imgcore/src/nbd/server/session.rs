@@ -59,7 +59,8 @@ impl<'a> Session<'a> {
         Ok(Self { agreed, disk, file, rules, stopping, report, reported: AtomicUsize::new(0) })
     }
 
-    /// Carries out requests until the client ends, and refuses them once the server does. Any number of threads may do so: one reads, the others work.
+    /// Carries out requests until the client ends, and refuses them once the server does. Any number of threads may do so: one
+    /// reads, the others work.
     ///
     /// The reader is taken away when nothing more will be read.
     pub(super) fn work<R: Read, W: Sink>(&self, reader: &Mutex<Option<R>>, writer: &Mutex<Outgoing<W>>) -> io::Result<()> {

@@ -160,7 +160,7 @@ impl NbdDisk {
             return Ok(());
         }
         let flags = if hole == Hole::Keep { flag::command::NO_HOLE } else { 0 };
-        // Spec: "MAY reply with `NBD_EOVERFLOW` or `NBD_EINVAL` if the oversize request would require more server resources"
+        // Spec: "MAY reply with an `NBD_EOVERFLOW` or `NBD_EINVAL` error if the oversize request would require more server resources"
         let piece = self.piece(ZERO_PIECE);
         let mut offset = range.start();
         while offset < range.end() {

@@ -39,6 +39,24 @@ must alone connect a.qcow2
 must vmimg nbd disconnect nbd0
 nothing_left
 
+# As in a container, where processes have other numbers than the kernel's.
+must vmimg image create -f qcow2 c.qcow2 8M
+must unshare -n -p -f -m --mount-proc sh -c '
+  set -e
+  vmimg nbd connect c.qcow2
+  ! vmimg nbd connect -f raw b.raw /dev/nbd0
+  head -c 3000000 /dev/urandom >/tmp/random
+  dd if=/tmp/random of=/dev/nbd0 bs=4096 conv=notrunc
+  vmimg nbd disconnect nbd0
+  # Nothing says which of them the server is.
+  while pidof vmimg; do usleep 50000; done
+  ! vmimg nbd disconnect nbd0
+  vmimg nbd connect c.qcow2
+  head -c 3000000 /dev/nbd0 | cmp - /tmp/random
+  vmimg nbd disconnect nbd0
+  while pidof vmimg; do usleep 50000; done'
+nothing_left
+
 # However the server ends, and while it writes.
 n=0
 while [ $n -lt $KILLS ]; do

@@ -1,8 +1,9 @@
 //! `vmimg nbd disconnect`: a device without its server again.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
-use imgcore::nbd::attach::{Device, Error, Kernel};
+use imgcore::nbd::attach::{Connection, Device, Error, Kernel};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -33,11 +34,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let device: Device = args.device.parse()?;
-    if !device.is_connected() {
-        return Err(Error::NotConnected(device.path()).into());
-    }
+    let connection = device.connection().ok_or_else(|| Error::NotConnected(device.path()))?;
     let kernel = Kernel::open()?;
-    let server = server(device);
+    let server = server(&connection);
     // While it is held nobody can mount the device.
     let claimed = if args.force { None } else { Some(device.claim()?) };
     if let Err(error) = device.flush() {
@@ -47,24 +46,27 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         }
         warn(context, format!("what was written last may be lost: {error}"));
     }
-    let identifier = device.identifier();
     kernel.disconnect(device)?;
     drop(claimed);
     if let Some(server) = server {
         wait(&server, device, context)?;
     }
     if !args.force {
-        forget_partitions(device, identifier.as_deref(), GLANCE);
+        forget_partitions(device, Some(&connection), GLANCE);
     }
     Ok(())
 }
 
-/// Returns the process of this program that serves `device`.
-fn server(device: Device) -> Option<OwnedFd> {
-    let identity = Identity::of(device)?;
-    // One of another process namespace has another number there.
-    (device.pid() == Some(identity.pid)).then_some(())?;
-    pidfd_open(Pid::from_raw(i32::try_from(identity.pid).ok()?)?, PidfdFlags::empty()).ok()
+/// Returns the process of this program that serves a device.
+fn server(connection: &Connection) -> Option<OwnedFd> {
+    let process = connection.process()?;
+    let name = |process: &str| fs::read(format!("/proc/{process}/comm")).ok();
+    let is_own = match connection.identifier() {
+        // One of another process namespace has another number there.
+        Some(_) => Identity::of(connection)?.pid == process,
+        None => name(&process.to_string())? == name("self")?,
+    };
+    is_own.then(|| pidfd_open(Pid::from_raw(i32::try_from(process).ok()?)?, PidfdFlags::empty()).ok()).flatten()
 }
 
 /// Waits for the server to write what it holds and to end.

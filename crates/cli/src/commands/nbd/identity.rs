@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use imgcore::nbd::attach::Device;
+use imgcore::nbd::attach::Connection;
 
 /// A server of this program: its process, and the image that it serves. The kernel keeps it with the device.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -19,17 +19,17 @@ impl Identity {
         Self { pid: std::process::id(), image: image.to_owned() }
     }
 
-    /// Returns that of the server behind `device`, if it is one of this program.
-    pub(super) fn of(device: Device) -> Option<Self> {
-        Self::decode(&device.identifier()?)
+    /// Returns that of the server of `connection`, if it is one of this program.
+    pub(super) fn of(connection: &Connection) -> Option<Self> {
+        Self::decode(connection.identifier()?)
     }
 
-    /// Returns whether this server is the one behind `device`.
-    pub(super) fn is_behind(&self, device: Device) -> bool {
-        match device.identifier() {
-            Some(identifier) => self.encode().starts_with(&identifier) && !identifier.is_empty(),
+    /// Returns whether this server is the one of `connection`.
+    pub(super) fn is_of(&self, connection: &Connection) -> bool {
+        match connection.identifier() {
+            Some(identifier) => self.encode().starts_with(identifier) && !identifier.is_empty(),
             // A kernel that does not keep it.
-            None => device.pid() == Some(self.pid),
+            None => connection.process() == Some(self.pid),
         }
     }
 

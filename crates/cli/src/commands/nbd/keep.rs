@@ -4,7 +4,9 @@
 //! all that reads or writes the device to this one, which it tells what to do, a line each:
 //!
 //! ```text
-//! watch N     /dev/nbdN is connected from now on, or soon     done
+//! watch N     /dev/nbdN is about to be connected              done
+//! connected   it is                                           done
+//! leave       it is not, and will not be                      done
 //! lock        keep udev from the device until the end         done
 //! scan        read the partition table                        done | none
 //! flush       make durable what was written                   done | used, when it is mounted
@@ -22,7 +24,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use imgcore::nbd::attach::{Device, Error, Kernel};
+use imgcore::nbd::attach::{Connection, Device, Error, Kernel};
 
 use super::identity::Identity;
 use crate::context::Context;
@@ -42,19 +44,19 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let identity = Identity::decode(args.identity.as_bytes());
     let identity = identity.ok_or_else(|| CommandError::new(ErrorKind::Usage, "this is no identity of a server"))?;
     let kernel = Kernel::open()?;
-    let mut device = None;
+    let mut watched: Option<Watched> = None;
     let lock = Mutex::new(None);
     let freed = thread::scope(|scope| {
         for line in io::stdin().lock().lines() {
             // A server that is killed may have written half a line, and is at its end.
             let Ok(line) = line else { break };
-            if let Some(number) = line.strip_prefix("watch ").and_then(|number| number.parse().ok()) {
-                device = Some(Device::new(number));
+            if let Some(now) = follow(&line, watched.as_ref()) {
+                watched = now;
                 say(context, Ok("done"));
                 continue;
             }
             // Whoever waits for the device does not see the end of the server, which may be what it waits for.
-            let lock = &lock;
+            let (device, lock) = (watched.as_ref().map(|watched| watched.device), &lock);
             let work = move || say(context, answer(&line, device, lock));
             if thread::Builder::new().name("nbd keep".to_owned()).spawn_scoped(scope, work).is_err() {
                 break;
@@ -62,39 +64,61 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         }
         context.interrupt().answer();
         // Who still reads the device gets an error now, and closes it.
-        free(&identity, device, &kernel, &lock)
+        free(&identity, watched, &kernel, &lock)
     });
     // Only now does nobody here find partitions any more, in what was read before the end.
-    if let Some((device, identifier)) = freed? {
-        forget_partitions(device, identifier.as_deref(), PATIENCE);
+    if let Some(Watched { device, connection }) = freed? {
+        forget_partitions(device, connection.as_ref(), PATIENCE);
     }
     Ok(())
 }
 
-/// Disconnects the device of a server that is gone, if that has not happened. Returns it, unless it has a new server, and what it
-/// said about the old one.
+/// A device that has a server or is about to, and the connection once there is one.
+#[derive(Debug)]
+struct Watched {
+    device: Device,
+    connection: Option<Connection>,
+}
+
+/// Returns what is watched from now on, if `line` is about that.
+fn follow(line: &str, watched: Option<&Watched>) -> Option<Option<Watched>> {
+    match line.split_once(' ').unwrap_or((line, "")) {
+        ("watch", number) => Some(Some(Watched { device: Device::new(number.parse().ok()?), connection: None })),
+        ("connected", "") => {
+            let connected = |watched: &Watched| Watched { device: watched.device, connection: watched.device.connection() };
+            Some(watched.map(connected))
+        }
+        ("leave", "") => Some(None),
+        _ => None,
+    }
+}
+
+/// Disconnects the device of a server that is gone, if that has not happened. Returns it with its last connection, unless it has a
+/// new one.
 ///
 /// The lock is given up behind that: whoever waits for the server keeps others from closing the device.
 fn free(
     identity: &Identity,
-    device: Option<Device>,
+    watched: Option<Watched>,
     kernel: &Kernel,
     lock: &Mutex<Option<File>>,
-) -> Result<Option<Freed>, CommandError> {
-    let Some(device) = device else { return Ok(None) };
-    let identifier = device.identifier();
-    // Without netlink a device says no more than which thread has connected it, and ends with that.
-    let is_ending = identifier.is_none() && device.is_left();
-    if !identity.is_behind(device) && device.is_connected() && !is_ending {
+) -> Result<Option<Watched>, CommandError> {
+    let Some(Watched { device, connection }) = watched else { return Ok(None) };
+    let now = device.connection();
+    let own = now.as_ref().filter(|now| connection.as_ref().map_or_else(|| identity.is_of(now), |own| own == *now));
+    // A server that was gone before it could say that it had a connection; this one ends by itself.
+    let is_ending = |now: &Connection| connection.is_none() && now.identifier().is_none() && now.process().is_none();
+    if own.is_none() && now.as_ref().is_some_and(|now| !is_ending(now)) {
         return Ok(None);
     }
     give_up(device);
     // It may be disconnected already, and only still be open somewhere.
-    let done = if identity.is_behind(device) { kernel.disconnect(device) } else { Ok(()) };
+    let done = own.map_or(Ok(()), |_| kernel.disconnect(device));
     drop(lock.lock().unwrap_or_else(PoisonError::into_inner).take());
-    match done {
-        Err(error) if device.is_connected() => Err(error.into()),
-        _ => Ok(Some((device, identifier))),
+    match (done, own) {
+        // What netlink has connected lasts until it is told to end.
+        (Err(error), Some(own)) if own.identifier().is_some() && device.connection().as_ref() == Some(own) => Err(error.into()),
+        _ => Ok(Some(Watched { device, connection: now.or(connection) })),
     }
 }
 
@@ -112,9 +136,6 @@ fn give_up(device: Device) {
     }
 }
 
-/// A device without a server, and what it said when it had one.
-type Freed = (Device, Option<Vec<u8>>);
-
 /// Says the answer to a line.
 fn say(context: &Context, answer: Result<&'static str, Error>) {
     let line = match answer {
@@ -126,18 +147,17 @@ fn say(context: &Context, answer: Result<&'static str, Error>) {
 }
 
 /// Makes the kernel drop the partitions of a device that is disconnected, which it keeps until it looks again. Who has one of
-/// them open has `patience` to close it; `identifier` is what the device said when it was connected.
-pub(super) fn forget_partitions(device: Device, identifier: Option<&[u8]>, patience: Duration) {
+/// them open has `patience` to close it; `last` is the connection that has ended, or is about to.
+pub(super) fn forget_partitions(device: Device, last: Option<&Connection>, patience: Duration) {
     let begun = Instant::now();
     let mut pause = PAUSE;
     loop {
-        if device.is_connected() {
-            if device.identifier().as_deref() != identifier {
-                // It has a new server.
-                return;
-            }
-        } else if device.partitions().is_empty() || device.scan().is_ok() && device.partitions().is_empty() {
-            return;
+        match device.connection() {
+            // It has a new server.
+            Some(now) if Some(&now) != last => return,
+            Some(_) => {}
+            None if !device.has_partitions() || device.scan().is_ok() && !device.has_partitions() => return,
+            None => {}
         }
         if begun.elapsed() > patience {
             return;

@@ -45,13 +45,24 @@ impl Keeper {
         let mut keeper = Self { child, input: Some(input), output };
         if let Some(device) = device {
             keeper.watch(device, context)?;
+            keeper.connected(context)?;
         }
         Ok(keeper)
     }
 
-    /// Makes it free `device` when this process is gone.
+    /// Makes it free `device`, which is about to be connected, when this process is gone.
     pub(super) fn watch(&mut self, device: Device, context: &Context) -> Result<(), CommandError> {
         self.ask(&format!("watch {}", device.index()), context).map(drop)
+    }
+
+    /// Says that the device is connected.
+    pub(super) fn connected(&mut self, context: &Context) -> Result<(), CommandError> {
+        self.ask("connected", context).map(drop)
+    }
+
+    /// Says that the device is not connected: it is not this server's.
+    pub(super) fn leave(&mut self, context: &Context) -> Result<(), CommandError> {
+        self.ask("leave", context).map(drop)
     }
 
     /// Keeps programs that look at every new device from this one.

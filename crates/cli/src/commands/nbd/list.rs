@@ -21,8 +21,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
-    let connected = Device::all()?.into_iter().filter(|device| device.is_connected());
-    let reports: Vec<Report> = connected.map(Report::of).collect();
+    let report = |device: Device| Some(Report::of(device, &device.connection()?));
+    let reports: Vec<Report> = Device::all()?.into_iter().filter_map(report).collect();
     args.report.print(context, &reports, |reports| {
         let mut rows = vec![["DEVICE", "SIZE", "PID", "MODE", "IMAGE"].map(str::to_owned).to_vec()];
         rows.extend(reports.iter().map(row));
@@ -34,7 +34,7 @@ fn row(report: &Report) -> Vec<String> {
     vec![
         report.device.display().to_string(),
         human_size(report.size),
-        report.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+        report.pid.to_string(),
         if report.read_only { "ro" } else { "rw" }.to_owned(),
         report.image.as_ref().map_or_else(|| "-".to_owned(), printable),
     ]

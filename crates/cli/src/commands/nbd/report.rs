@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use imgcore::nbd::attach::Device;
+use imgcore::nbd::attach::{Connection, Device};
 use serde::Serialize;
 
 use super::identity::Identity;
@@ -13,7 +13,7 @@ pub(super) struct Report {
     pub(super) device: PathBuf,
     /// None when another program serves it.
     pub(super) image: Option<String>,
-    pub(super) pid: Option<u32>,
+    pub(super) pid: u32,
     pub(super) size: u64,
     pub(super) read_only: bool,
     pub(super) partitions: Vec<Part>,
@@ -29,9 +29,9 @@ pub(super) struct Part {
 }
 
 impl Report {
-    /// Returns what there is to say about `device`.
-    pub(super) fn of(device: Device) -> Self {
-        let identity = Identity::of(device);
+    /// Returns what there is to say about `device`, with the server of `connection`.
+    pub(super) fn of(device: Device, connection: &Connection) -> Self {
+        let identity = Identity::of(connection);
         let partitions = device.partitions().into_iter();
         let part = |part: imgcore::nbd::attach::Partition| Part {
             number: part.number,
@@ -41,7 +41,7 @@ impl Report {
         };
         Self {
             device: device.path(),
-            pid: identity.as_ref().map(|identity| identity.pid).or_else(|| device.pid()),
+            pid: identity.as_ref().map_or_else(|| connection.pid(), |identity| identity.pid),
             image: identity.map(|identity| identity.image.to_string_lossy().into_owned()),
             size: device.size(),
             read_only: device.is_read_only(),

@@ -14,6 +14,14 @@ use super::{Error, scan};
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Device(u32);
 
+/// A server behind a device, from its connection to its end; one that comes later is another.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Connection {
+    /// The thread that connected it, as the kernel counts.
+    thread: u32,
+    identifier: Option<Vec<u8>>,
+}
+
 /// A partition on a device, as the kernel sees it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Partition {
@@ -65,33 +73,20 @@ impl Device {
     /// Returns whether a server is behind it.
     #[must_use]
     pub fn is_connected(self) -> bool {
-        self.sysfs().join("pid").exists()
+        self.thread().is_some()
     }
 
-    /// Returns the process that connected it.
+    /// Returns the server behind it.
     #[must_use]
-    pub fn pid(self) -> Option<u32> {
-        let thread: u32 = self.number("pid")?;
-        // The kernel names the thread. One of another process namespace has no other name here.
-        let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
-        let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
-        process.and_then(|process| process.trim().parse().ok()).or(Some(thread))
-    }
-
-    /// Returns whether the thread that connected it is gone. Without netlink such a device is at its end, and connected only as long
-    /// as somebody has it open.
-    #[must_use]
-    pub fn is_left(self) -> bool {
-        self.number::<u32>("pid").is_some_and(|thread| !Path::new(&format!("/proc/{thread}")).exists())
-    }
-
-    /// Returns what was said about its server: [`Connect::identifier`](super::Connect::identifier). Kernels before 5.14 do not
-    /// keep it.
-    #[must_use]
-    pub fn identifier(self) -> Option<Vec<u8>> {
-        let mut bytes = fs::read(self.sysfs().join("backend")).ok()?;
-        bytes.pop_if(|last| *last == b'\n');
-        Some(bytes)
+    pub fn connection(self) -> Option<Connection> {
+        loop {
+            let thread = self.thread()?;
+            let identifier = self.identifier();
+            // The kernel shows the thread before the identifier, and takes it away before it.
+            if self.thread() == Some(thread) {
+                return Some(Connection { thread, identifier });
+            }
+        }
     }
 
     /// Returns its bytes.
@@ -123,6 +118,14 @@ impl Device {
         }
         partitions.sort_unstable_by_key(|partition| partition.number);
         partitions
+    }
+
+    /// Returns whether the kernel knows partitions, or is about to forget them.
+    #[must_use]
+    pub fn has_partitions(self) -> bool {
+        let prefix = format!("nbd{}p", self.0);
+        let is_one = |entry: fs::DirEntry| entry.file_name().as_bytes().starts_with(prefix.as_bytes());
+        fs::read_dir(self.sysfs()).into_iter().flatten().flatten().any(is_one)
     }
 
     /// Makes the kernel read the partition table. When this returns the partitions are there, and so are their nodes where
@@ -202,12 +205,46 @@ impl Device {
         }
     }
 
+    fn thread(self) -> Option<u32> {
+        self.number("pid")
+    }
+
+    fn identifier(self) -> Option<Vec<u8>> {
+        let mut bytes = fs::read(self.sysfs().join("backend")).ok()?;
+        bytes.pop_if(|last| *last == b'\n');
+        Some(bytes)
+    }
+
     fn sysfs(self) -> PathBuf {
         Path::new(SYSFS).join(format!("nbd{}", self.0))
     }
 
     fn number<T: FromStr>(self, field: &str) -> Option<T> {
         read_number(&self.sysfs().join(field))
+    }
+}
+
+impl Connection {
+    /// Returns the process that connected the device. That is none when its thread is gone, and for what other namespaces have
+    /// connected. Without netlink, a connection whose thread is gone is at its end, and lasts only as long as somebody has the device
+    /// open.
+    #[must_use]
+    pub fn process(&self) -> Option<u32> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.thread)).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+    }
+
+    /// Returns the process that connected the device or, when there is none, the number of the thread that did.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process().unwrap_or(self.thread)
+    }
+
+    /// Returns what was said about the server: [`Connect::identifier`](super::Connect::identifier). Kernels before 5.14 do not keep
+    /// it, and none does without netlink.
+    #[must_use]
+    pub fn identifier(&self) -> Option<&[u8]> {
+        self.identifier.as_deref()
     }
 }
 

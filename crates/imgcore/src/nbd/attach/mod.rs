@@ -20,7 +20,7 @@ mod message;
 mod netlink;
 mod scan;
 
-pub use device::{Device, Partition};
+pub use device::{Connection, Device, Partition};
 pub use kernel::{Connect, Kernel};
 
 use std::io;

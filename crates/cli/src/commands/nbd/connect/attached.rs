@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use imgcore::nbd::attach::{Connect, Device, Error, Kernel};
+use imgcore::nbd::attach::{Connect, Connection, Device, Error, Kernel};
 use imgcore::nbd::server::{Export, Limits, Server, Stream};
 
 use super::super::identity::Identity;
@@ -25,8 +25,8 @@ use crate::place::Place;
 #[derive(Debug)]
 struct Attached<'a> {
     kernel: &'a Kernel,
-    identity: &'a Identity,
     device: Device,
+    connection: Connection,
 }
 
 /// What a device needs on this side.
@@ -109,7 +109,7 @@ impl Side<'_> {
         if !has_partitions {
             warn(self.context, "the nbd driver makes no partitions: it was loaded with max_part=0");
         }
-        self.announce(attached.device)?;
+        self.announce(&attached)?;
         loop {
             match keeper.wait(ended, self.context)? {
                 Event::Ended => return Ok(()),
@@ -151,8 +151,18 @@ impl Side<'_> {
         for device in candidates {
             // The keeper knows before there is something to keep.
             keeper.watch(device, self.context)?;
-            match self.kernel.connect(device, socket.as_fd(), &disk) {
-                Ok(()) => return Ok(Attached { kernel: self.kernel, identity: self.identity, device }),
+            let connected = self.kernel.connect(device, socket.as_fd(), &disk);
+            if connected.is_err() {
+                keeper.leave(self.context)?;
+            }
+            match connected {
+                Ok(()) => {
+                    // Somebody may have disconnected it already.
+                    let connection = device.connection().ok_or_else(|| Error::NotConnected(device.path()))?;
+                    let attached = Attached { kernel: self.kernel, device, connection };
+                    keeper.connected(self.context)?;
+                    return Ok(attached);
+                }
                 Err(error @ Error::InUse(_)) => last = Some(in_use(error, device)),
                 Err(error) => return Err(error.into()),
             }
@@ -161,8 +171,8 @@ impl Side<'_> {
     }
 
     /// Says which device it is, and leaves the streams of who started this when they are not needed any more.
-    fn announce(&self, device: Device) -> Result<(), CommandError> {
-        self.args.report.print(self.context, &Report::of(device), |report| {
+    fn announce(&self, attached: &Attached<'_>) -> Result<(), CommandError> {
+        self.args.report.print(self.context, &Report::of(attached.device, &attached.connection), |report| {
             let nodes = std::iter::once(&report.device).chain(report.partitions.iter().map(|part| &part.device));
             nodes.map(|node| format!("{}\n", node.display())).collect()
         })?;
@@ -181,7 +191,7 @@ impl Side<'_> {
 
 impl Drop for Attached<'_> {
     fn drop(&mut self) {
-        if self.identity.is_behind(self.device) {
+        if self.device.connection().as_ref() == Some(&self.connection) {
             // What cannot be disconnected here is left to the keeper.
             let _kept = self.kernel.disconnect(self.device);
         }
@@ -198,8 +208,10 @@ fn free() -> Result<Vec<Device>, CommandError> {
 
 /// Says who uses a device.
 fn in_use(error: Error, device: Device) -> CommandError {
-    let by = Identity::of(device).map(|identity| format!("it serves `{}`", identity.image.display()));
-    let by = by.or_else(|| device.pid().map(|pid| format!("process {pid} has connected it")));
+    let by = device.connection().map(|connection| match Identity::of(&connection) {
+        Some(identity) => format!("it serves `{}`", identity.image.display()),
+        None => format!("process {} has connected it", connection.pid()),
+    });
     let error = CommandError::from(error);
     match by {
         Some(by) => error.with_source(by),

@@ -38,13 +38,16 @@ pub(super) struct Args {
     /// What the device says about its server
     #[arg(value_name = "IDENTITY")]
     identity: OsString,
+    /// The device, when it is connected already
+    #[arg(value_name = "N")]
+    device: Option<u32>,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let identity = Identity::decode(args.identity.as_bytes());
     let identity = identity.ok_or_else(|| CommandError::new(ErrorKind::Usage, "this is no identity of a server"))?;
     let kernel = Kernel::open()?;
-    let mut watched: Option<Watched> = None;
+    let mut watched = args.device.map(|number| Watched { device: Device::new(number), connection: None });
     let lock = Mutex::new(None);
     let freed = thread::scope(|scope| {
         for line in io::stdin().lock().lines() {

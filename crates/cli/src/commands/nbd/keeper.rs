@@ -36,15 +36,15 @@ pub(super) enum Event {
 }
 
 impl Keeper {
-    /// Starts the keeper of the server `identity`, and tells it about `device`, when one is connected.
+    /// Starts the keeper of the server `identity`, which knows about `device` from its beginning, when that is connected.
     pub(super) fn start(context: &Context, identity: &Identity, device: Option<Device>) -> Result<Self, CommandError> {
         let identity = OsString::from_vec(identity.encode());
-        let mut child =
-            Tool::own(context)?.args(["nbd", "keep", "--"]).arg(identity).folder(Path::new("/")).converse(Stdio::null())?;
+        let number = device.map(|device| device.index().to_string());
+        let keep = Tool::own(context)?.args(["nbd", "keep", "--"]).arg(identity).args(&number);
+        let mut child = keep.folder(Path::new("/")).converse(Stdio::null())?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else { return Err(lost()) };
         let mut keeper = Self { child, input: Some(input), output };
-        if let Some(device) = device {
-            keeper.watch(device, context)?;
+        if device.is_some() {
             keeper.connected(context)?;
         }
         Ok(keeper)

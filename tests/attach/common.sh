@@ -5,6 +5,8 @@ KILLS=$(((ROUNDS + 4) / 5))
 export PATH=/test:/bin TMPDIR=/tmp
 cd /tmp
 modprobe nbd nbds_max=2
+# What the kernel says is not mixed with what the script says; `fail` shows it.
+dmesg -n 1
 
 fail() {
   echo "FAILED: $*"
@@ -21,12 +23,24 @@ not() {
   [ $status = "$expected" ] || fail "$* ($status, not $expected)"
 }
 said() { grep -q -- "$1" log || fail "it does not say: $1"; }
+# The program's processes. One that has ended, and of which nobody has asked how, is none.
+live() {
+  local pid
+  for pid in $(pidof vmimg); do
+    case $(sed -n 's/^State:[^A-Z]*//p' "/proc/$pid/status" 2>/dev/null) in
+      '' | Z* | X*) ;;
+      *) echo "$pid" ;;
+    esac
+  done
+}
+none_lives() { [ -z "$(live)" ]; }
 # Nothing of the program may be left: no device, no partition, no mount, no process, no lock.
 nothing_left() {
   [ -z "$(ls /sys/block/nbd*/pid 2>/dev/null)" ] || fail "a device is left"
   [ -z "$(ls -d /sys/block/nbd*/nbd*p* 2>/dev/null)" ] || fail "a partition is left"
   ! grep nbd /proc/mounts || fail "a mount is left"
-  ! pidof vmimg >/dev/null || fail "a process is left: $(pidof vmimg)"
+  # Who served a device may be about to end.
+  until_true none_lives
   [ ! -e /tmp/a.qcow2 ] || must vmimg image info -f qcow2 /tmp/a.qcow2
 }
 # Waits until a command succeeds, which takes no longer than a second or two where nothing else runs.
@@ -37,6 +51,18 @@ until_true() {
     [ $n -lt 1200 ] || fail "this does not become true: $*"
     usleep 50000
   done
+}
+# Writes to the second partition without a cache, and returns when some of it has reached the server.
+writes() {
+  local before now
+  read -r _ _ _ _ before _ </sys/block/nbd0/stat
+  dd if=/dev/zero of=/dev/nbd0p2 bs=1M oflag=direct conv=notrunc 2>/dev/null &
+  writing() { read -r _ _ _ _ now _ </sys/block/nbd0/stat && [ "$now" -gt "$before" ]; }
+  until_true writing
+}
+# An image whose writer was killed may hold clusters that nothing uses, and nothing worse.
+sound() {
+  vmimg image check -q "$1" >log 2>&1 || [ $? = 3 ] || fail "$1 is damaged"
 }
 # A disk with a table of two partitions.
 partitioned() {

@@ -10,26 +10,25 @@ while [ $n -lt "$ROUNDS" ]; do
 done
 
 # However the server ends: asked to, killed, killed while it writes, with its keeper gone before.
-gone() { [ ! -e /sys/block/nbd0/pid ] && ! pidof vmimg; }
+gone() { [ ! -e /sys/block/nbd0/pid ] && none_lives; }
 server() { cat /sys/block/nbd0/pid; }
-keeper() { pidof vmimg | tr ' ' '\n' | grep -vx "$(server)"; }
+keeper() { live | grep -vx "$(server)"; }
 n=0
 while [ $n -lt $KILLS ]; do
   for signal in TERM INT HUP KILL; do
     must vmimg nbd connect a.qcow2
-    kill -$signal "$(server)"
+    must kill -$signal "$(server)"
     until_true gone
     nothing_left
   done
 
   must vmimg nbd connect a.qcow2
-  dd if=/dev/zero of=/dev/nbd0p2 bs=1M 2>/dev/null &
-  usleep 20000
-  kill -KILL "$(server)"
+  writes
+  must kill -KILL "$(server)"
   wait
   until_true gone
   nothing_left
-  must vmimg image check -q a.qcow2
+  sound a.qcow2
 
   # A keeper that is killed has a successor.
   must vmimg nbd connect a.qcow2
@@ -37,7 +36,8 @@ while [ $n -lt $KILLS ]; do
   kill -KILL "$first"
   another() { [ -n "$(keeper)" ] && [ "$(keeper)" != "$first" ]; }
   until_true another
-  kill -KILL "$(server)"
+  must head -c 4096 /dev/nbd0
+  must kill -KILL "$(server)"
   until_true gone
   nothing_left
   n=$((n + 1))
@@ -58,7 +58,7 @@ done
 # With both gone at once the device says what it was, and disconnect frees it.
 must vmimg nbd connect a.qcow2
 kill -KILL "$(keeper)" "$(server)"
-until_true sh -c '! pidof vmimg'
+until_true none_lives
 if [ -e /sys/block/nbd0/pid ]; then
   must vmimg nbd disconnect --force nbd0
 fi

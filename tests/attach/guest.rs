@@ -48,9 +48,16 @@ impl Guest {
         disk.resize(disk.len().next_multiple_of(4), 0);
         disk.extend(added.stdout);
         fs::write(at("initrd"), disk).unwrap();
-        let limit = 800_u32.saturating_add(rounds.saturating_mul(40)).to_string();
-        let qemu =
-            Tool::new("timeout").arg(limit).args(["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi"]);
+        let limit = 1500_u32.saturating_add(rounds.saturating_mul(80)).to_string();
+        let qemu = Tool::new("timeout").args([
+            "--foreground",
+            &limit,
+            "qemu-system-x86_64",
+            "-machine",
+            "q35",
+            "-accel",
+            "tcg,thread=multi",
+        ]);
         let qemu = qemu.args(["-cpu", "max", "-smp", "2", "-m", "768", "-nodefaults", "-no-user-config", "-no-reboot"]);
         // On a busy machine, the kernel takes a timer that is late for one that is broken.
         let qemu =

@@ -1,7 +1,7 @@
 # A network of its own does not show the driver's netlink, as in a container: the devices themselves are told.
 alone() { unshare -n vmimg nbd "$@"; }
 server() { sed -n 's/^Tgid:[^0-9]*//p' "/proc/$(cat /sys/block/nbd0/pid)/status"; }
-gone() { [ ! -e /sys/block/nbd0/pid ] && ! pidof vmimg; }
+gone() { [ ! -e /sys/block/nbd0/pid ] && none_lives; }
 partitioned a.qcow2 64M
 must vmimg image create -f raw b.raw 1M
 
@@ -44,13 +44,13 @@ must vmimg image create -f qcow2 c.qcow2 8M
 must unshare -n -p -f -m --mount-proc sh -c '
   set -e
   vmimg nbd connect c.qcow2
-  ! vmimg nbd connect -f raw b.raw /dev/nbd0
+  if vmimg nbd connect -f raw b.raw /dev/nbd0; then exit 1; fi
   head -c 3000000 /dev/urandom >/tmp/random
   dd if=/tmp/random of=/dev/nbd0 bs=4096 conv=notrunc
   vmimg nbd disconnect nbd0
   # Nothing says which of them the server is.
   while pidof vmimg; do usleep 50000; done
-  ! vmimg nbd disconnect nbd0
+  if vmimg nbd disconnect nbd0; then exit 1; fi
   vmimg nbd connect c.qcow2
   head -c 3000000 /dev/nbd0 | cmp - /tmp/random
   vmimg nbd disconnect nbd0
@@ -62,25 +62,24 @@ n=0
 while [ $n -lt $KILLS ]; do
   for signal in TERM INT HUP KILL; do
     must alone connect a.qcow2
-    kill -$signal "$(server)"
+    must kill -$signal "$(server)"
     until_true gone
     nothing_left
     must alone connect a.qcow2
-    dd if=/dev/zero of=/dev/nbd0p2 bs=1M seek=20 2>/dev/null &
-    usleep 20000
-    kill -$signal "$(server)"
+    writes
+    must kill -$signal "$(server)"
     wait
     until_true gone
     nothing_left
   done
-  must vmimg image check -q a.qcow2
+  sound a.qcow2
   n=$((n + 1))
 done
 # What was written before a server is asked to end is kept.
 must alone connect a.qcow2
 head -c 3000000 /dev/urandom >random
 must dd if=random of=/dev/nbd0p1 bs=4096 conv=notrunc
-kill -TERM "$(server)"
+must kill -TERM "$(server)"
 until_true gone
 must alone connect a.qcow2
 head -c 3000000 /dev/nbd0p1 | cmp - random || fail "what was written is lost"

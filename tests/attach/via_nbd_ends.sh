@@ -1,5 +1,12 @@
 echo '[{"op": "write", "path": "/etc/hosts", "src": "/bin/busybox"}, {"op": "write", "path": "/etc/motd", "src": "/bin/busybox"}]' >plan.json
-gone() { [ -z "$(ls /sys/block/nbd*/pid 2>/dev/null)" ] && ! pidof vmimg; }
+gone() { [ -z "$(ls /sys/block/nbd*/pid 2>/dev/null)" ] && none_lives; }
+# Hundredths of a second since some time.
+now() { sed 's/ .*//; s/[.]//' /proc/uptime; }
+# Begins a change, and returns when so many hundredths of its usual time are over.
+begin() {
+  vmimg disk inject --via nbd --manifest plan.json a.qcow2 >log 2>&1 &
+  usleep $((whole * 100 * $1))
+}
 drafts() { ls -A /tmp | grep '^\.'; }
 
 # Killed at any time: the image is the old one, or the new one when it had come that far.
@@ -8,9 +15,12 @@ for kind in xfs btrfs; do
   rm -f a.qcow2
   guest a.qcow2 $kind
   cp a.qcow2 old.qcow2
+  begun=$(now)
+  must vmimg disk inject --via nbd --manifest plan.json a.qcow2
+  whole=$(($(now) - begun))
+  cp old.qcow2 a.qcow2
   while [ $n -lt $((KILLS * 4)) ]; do
-    vmimg disk inject --via nbd --manifest plan.json a.qcow2 >log 2>&1 &
-    usleep $((200000 + n * 330000 % 1600000))
+    begin $((10 + n * 27 % 100))
     kill -KILL $!
     wait $!
     until_true gone
@@ -28,9 +38,8 @@ for kind in xfs btrfs; do
   n=0
 
   # Asked to end: it takes everything back.
-  for delay in 400000 1000000; do
-    vmimg disk inject --via nbd --manifest plan.json a.qcow2 >log 2>&1 &
-    usleep $delay
+  for time in 30 75; do
+    begin $time
     kill -TERM $!
     wait $!
     until_true gone
@@ -41,9 +50,8 @@ for kind in xfs btrfs; do
   done
 
   # The server is killed while the kernel works with it, and then its keeper.
-  for delay in 500000 1100000; do
-    vmimg disk inject --via nbd --manifest plan.json a.qcow2 >log 2>&1 &
-    usleep $delay
+  for time in 40 80; do
+    begin $time
     [ ! -e /sys/block/nbd0/pid ] || kill -KILL "$(cat /sys/block/nbd0/pid)"
     wait $!
     until_true gone

@@ -94,7 +94,7 @@ impl Place {
 
     /// Runs the program within bounds of time and memory, and returns what went wrong.
     fn run(&self, line: &str) -> Option<String> {
-        let bounds = ["-s", "KILL", SECONDS, "prlimit", "--core=0", MEMORY, PROGRAM];
+        let bounds = ["-s", "KILL", BLOCKED, "prlimit", "--core=0", SECONDS, MEMORY, PROGRAM];
         let words = line.split_whitespace().map(|word| if word == "''" { "" } else { word });
         let output = Tool::new("timeout").args(bounds).args(words).current_dir(self.path()).output();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -207,6 +207,9 @@ fn random_damage_is_an_error_or_other_bytes() {
 }
 
 /// How long a command may take. A build without optimization is slower than the ten seconds that people get.
-const SECONDS: &str = if cfg!(debug_assertions) { "30" } else { "10" };
+const SECONDS: &str = if cfg!(debug_assertions) { "--cpu=30" } else { "--cpu=10" };
+
+/// How many seconds a command may take that waits for something.
+const BLOCKED: &str = "200";
 /// Bytes of memory that a command may take.
 const MEMORY: &str = "--data=536870912";

@@ -45,7 +45,7 @@ fn qemu_reads_beside_a_reader_and_does_not_write() {
 fn an_image_that_qemu_writes_to_is_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let path = image(&folder);
-    let script = format!("(sleep 3) | exec qemu-io -f qcow2 '{}'", path.display());
+    let script = format!("(exec sleep 300) | exec qemu-io -f qcow2 '{}'", path.display());
     let mut qemu = Tool::new("sh").args(["-c", &script]).log_to(&folder.path().join("log")).spawn();
     let begun = std::time::Instant::now();
     let disk = FileDisk::open(&path, Access::Read).unwrap();
@@ -55,9 +55,10 @@ fn an_image_that_qemu_writes_to_is_in_use() {
             Err(error) => break error,
             Ok(lock) => drop(lock),
         }
-        assert!(begun.elapsed().as_secs() < 3, "qemu-io never locked the image");
+        assert!(begun.elapsed().as_secs() < 60, "qemu-io never locked the image");
         std::thread::sleep(std::time::Duration::from_millis(20));
     };
-    assert_eq!(error.kind(), ErrorKind::InUse);
+    qemu.kill().unwrap();
     qemu.wait().unwrap();
+    assert_eq!(error.kind(), ErrorKind::InUse);
 }

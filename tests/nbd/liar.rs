@@ -67,7 +67,7 @@ fn errors_of_a_server_come_through_and_are_not_taken_for_bytes() {
         ("error-extents-rate=100%", "image map URI", "cannot find holes"),
         ("error-pwrite-rate=100% error-pwrite=ENOSPC", "image convert -n -O raw disk.raw URI", "no space"),
         ("error-pwrite-rate=100% error-pwrite=EPERM", "image convert -n -O raw disk.raw URI", "not permitted"),
-        ("error-rate=30%", "image convert -n -O raw disk.raw URI", "nbd+unix"),
+        ("error-rate=90%", "image convert -n -O raw disk.raw URI", "nbd+unix"),
     ] {
         let peer = Peer::start(&sandbox, "nbdkit", &format!("-f -U SOCKET --filter=error memory 3M {filter}"));
         let said = assert_fails(&sandbox, &line.replace("URI", &peer.uri), filter);

@@ -22,7 +22,7 @@ impl Peer {
         let child = sandbox.tool(program).args(words).spawn_with(Stdio::null());
         let begun = Instant::now();
         while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(10), "{program} {line} does not listen");
+            assert!(begun.elapsed() < Duration::from_secs(60), "{program} {line} does not listen");
             std::thread::sleep(Duration::from_millis(10));
         }
         Self { child, uri: format!("nbd+unix:///?socket={name}") }

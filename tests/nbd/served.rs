@@ -55,7 +55,7 @@ impl Served {
         let status = loop {
             match self.child.try_wait().unwrap() {
                 Some(status) => break status,
-                None if begun.elapsed() > Duration::from_secs(20) => panic!("the server does not end"),
+                None if begun.elapsed() > Duration::from_secs(60) => panic!("the server does not end"),
                 None => std::thread::sleep(Duration::from_millis(10)),
             }
         };

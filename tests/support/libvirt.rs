@@ -6,6 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::host::Host;
+use crate::tool::Tool;
 
 /// The address of the daemon, for virsh and for vmimg.
 pub const URI: &str = "qemu:///session";
@@ -50,22 +51,27 @@ impl<'h> Libvirt<'h> {
         libvirt
     }
 
+    /// virsh, which starts no daemon of its own.
+    fn client(&self) -> Tool {
+        self.host.tool("virsh").env("LIBVIRT_AUTOSTART", "0")
+    }
+
     fn answers(&self) -> bool {
-        self.host.tool("virsh").args(["-q", "-c", URI, "version"]).output().status.success()
+        self.client().args(["-q", "-c", URI, "version"]).output().status.success()
     }
 
     /// Runs a command of virsh and returns what it prints.
     #[track_caller]
     pub fn virsh<const N: usize>(&self, arguments: [&str; N]) -> String {
-        self.host.tool("virsh").args(["-q", "-c", URI]).args(arguments).run()
+        self.client().args(["-q", "-c", URI]).args(arguments).run()
     }
 }
 
 impl Drop for Libvirt<'_> {
     fn drop(&mut self) {
-        let list = self.host.tool("virsh").args(["-q", "-c", URI, "list", "--name"]).output();
+        let list = self.client().args(["-q", "-c", URI, "list", "--name"]).output();
         for name in String::from_utf8_lossy(&list.stdout).split_whitespace() {
-            drop(self.host.tool("virsh").args(["-q", "-c", URI, "destroy", name]).output());
+            drop(self.client().args(["-q", "-c", URI, "destroy", name]).output());
         }
         drop(self.daemon.kill());
         drop(self.daemon.wait());

@@ -38,7 +38,7 @@ impl Physical {
         let loops: Vec<_> = all.iter().map(|one| Loop::attach_part(&one.image, one.offset, one.size)).collect();
         let devices: Vec<_> = loops.iter().map(|device| format!("\"a|^{}$|\"", device.path())).collect();
         let config = format!(
-            "devices {{ use_devicesfile=0 scan_lvs=0 filter=[{}, \"r|.*|\"] }} activation {{ udev_sync=0 udev_rules=0 }} \
+            "devices {{ use_devicesfile=0 scan_lvs=0 hints=\"none\" filter=[{}, \"r|.*|\"] }} activation {{ udev_sync=0 udev_rules=0 }} \
              backup {{ backup=0 archive=0 }}",
             devices.join(", ")
         );

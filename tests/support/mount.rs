@@ -39,6 +39,19 @@ impl Mounted {
         Self::mount(Path::new(device), options)
     }
 
+    /// Mounts a file system in memory, of at most `kib` KiB, that everybody may write to.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be mounted.
+    #[must_use]
+    pub fn memory(kib: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = format!("size={kib}k,mode=1777");
+        as_root("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).run();
+        Self { folder }
+    }
+
     fn mount(what: &Path, options: &str) -> Result<Self, String> {
         let folder = tempfile::tempdir().unwrap();
         let output = as_root("mount").args(["-o", options]).arg(what).arg(folder.path()).output();

@@ -220,7 +220,7 @@ pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 /// What QEMU says, in the machine's folder.
 const LOG_FILE: &str = "qemu.log";
 const STEP: Duration = Duration::from_millis(10);
-const MONITOR_LIMIT: Duration = Duration::from_secs(2);
+const MONITOR_LIMIT: Duration = Duration::from_secs(10);
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long QEMU has to end by itself before it is killed.
 const PATIENCE: Duration = Duration::from_secs(10);

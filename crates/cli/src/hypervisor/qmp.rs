@@ -157,6 +157,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("monitor");
         let listener = UnixListener::bind(&path).unwrap();
+        // Only half an answer is waited for in vain.
+        let limit = if lines.contains(&"{") { Duration::from_millis(200) } else { Duration::from_secs(10) };
         let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
         let monitor = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
@@ -168,7 +170,7 @@ mod tests {
                 let _ = commands.next();
             }
         });
-        let answer = Qmp::connect(&path, Duration::from_millis(200)).and_then(|mut qmp| qmp.execute("query-status", None));
+        let answer = Qmp::connect(&path, limit).and_then(|mut qmp| qmp.execute("query-status", None));
         monitor.join().unwrap();
         answer.map(|value| value["status"].as_str().unwrap().to_owned())
     }

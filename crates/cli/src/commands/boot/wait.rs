@@ -154,7 +154,7 @@ mod tests {
             let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
             let port = listener.local_addr().unwrap().port();
             let server = thread::spawn(move || listener.accept().unwrap().0.write_all(greeting.as_bytes()).unwrap());
-            assert_eq!(has_banner(port, Duration::from_millis(500)), expected, "{greeting}");
+            assert_eq!(has_banner(port, Duration::from_secs(10)), expected, "{greeting}");
             server.join().unwrap();
         }
     }

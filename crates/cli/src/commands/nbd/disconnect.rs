@@ -88,4 +88,4 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const STEP: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// How long those may take who look at a partition and do not use it.
-const GLANCE: Duration = Duration::from_secs(5);
+const GLANCE: Duration = Duration::from_secs(30);

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
 
 use imgcore::nbd::attach::Device;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -134,9 +135,13 @@ impl Drop for Keeper {
         // Its input ends, and so does it, as soon as nobody has the device open. Nobody should have; who has it has a keeper that
         // goes on alone.
         self.input = None;
-        let ended = poll(&mut [PollFd::new(&self.output, PollFlags::empty())], Some(&PATIENCE));
-        if ended.is_ok_and(|ended| ended > 0) {
-            let _reaped = self.child.wait();
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            // A signal ends a wait as well.
+            if poll(&mut [PollFd::new(&self.output, PollFlags::empty())], Some(&TICK)).is_ok_and(|ended| ended > 0) {
+                let _reaped = self.child.wait();
+                return;
+            }
         }
     }
 }
@@ -149,7 +154,7 @@ fn lost() -> CommandError {
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// How long its end is waited for.
-const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes of an answer.
 const LONGEST_ANSWER: usize = 4096;

@@ -82,7 +82,7 @@ impl Drop for Served {
 /// A client that can do wrong: greeted, with its flags sent.
 pub(crate) fn greeted(socket: &std::path::Path) -> UnixStream {
     let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut greeting = [0; 18];
     stream.read_exact(&mut greeting).unwrap();
     stream.write_all(&[0, 0, 0, 3]).unwrap();

@@ -23,20 +23,24 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Copies the regular file at `path`, with its owner, permissions and attributes, and locks it against other programs.
+    /// Copies the regular file at `path`, with its owner, permissions and attributes, and locks it against other programs. With the
+    /// lock `held`, it is the file that was locked, and nobody has changed it since.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Refused`] when another program uses it, when it is a block device, has other names, may not be written or has
     /// an owner that cannot be kept, [`ErrorKind::Interrupted`], otherwise the failure of the operating system.
-    pub fn copy_of(context: &Context, path: &Path) -> Result<Self, CommandError> {
+    pub fn copy_of(context: &Context, path: &Path, held: Option<Lock>) -> Result<Self, CommandError> {
         let cannot = |error| CommandError::io(format!("cannot copy `{}`", path.display()), error);
         // The file itself is replaced, not a link to it.
         let target = fs::canonicalize(path).map_err(cannot)?;
         refuse_read_only(&target)?;
         // It is not written, but whoever uses it minds the replacement as much.
         let original = FileDisk::open(&target, Access::ReadWrite)?;
-        let lock = Lock::acquire(&original, LockKind::Write)?;
+        let lock = match held {
+            Some(mut held) => held.write(&original).map(|()| held),
+            None => Lock::acquire(&original, LockKind::Write),
+        }?;
         let metadata = original.file().metadata().map_err(cannot)?;
         refuse_unsuitable(&target, &metadata)?;
         let mut copy = Replacement::create_private(&target, context.entropy(None).next_u64())?;
@@ -109,7 +113,7 @@ mod tests {
     }
 
     fn copy_of(path: &Path) -> Result<Draft, CommandError> {
-        Draft::copy_of(&context(), path)
+        Draft::copy_of(&context(), path, None)
     }
 
     #[test]
@@ -166,7 +170,7 @@ mod tests {
         let context = context();
         context.interrupt().set();
         // A file system that shares blocks is done before it looks.
-        if let Err(error) = Draft::copy_of(&context, &target) {
+        if let Err(error) = Draft::copy_of(&context, &target, None) {
             assert_eq!(error.kind(), ErrorKind::Interrupted);
         }
         assert_eq!(fs::read(&target).unwrap(), b"old");

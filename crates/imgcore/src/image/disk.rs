@@ -11,7 +11,7 @@ use crate::storage::{FileDisk, Lock};
 pub struct Disk {
     pub(super) layer: Layer,
     pub(super) backing: Option<Arc<Disk>>,
-    pub(super) _lock: Option<Lock>,
+    pub(super) lock: Option<Lock>,
     pub(super) _data_lock: Option<Lock>,
 }
 
@@ -54,6 +54,13 @@ impl Disk {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.storage().path()
+    }
+
+    /// Closes the image and returns its lock, which keeps other programs from changing it until it is dropped; none where locks are
+    /// not to be had.
+    #[must_use]
+    pub fn into_lock(self) -> Option<Lock> {
+        self.lock
     }
 
     /// Returns the image, if it is qcow2.

@@ -72,7 +72,7 @@ pub(super) fn open_writable_layer(
     let path = location.name();
     let (layer, lock) = open_alone(location, options, seen)?;
     let Layer::Qcow2(mut image) = layer else {
-        return Ok(WritableDisk { layer, backing: None, _lock: lock, _data_lock: None });
+        return Ok(WritableDisk { layer, backing: None, lock, _data_lock: None });
     };
     let qcow2_error = |source| Error::Qcow2 { path: path.to_owned(), source };
     if image.is_dirty() && !image.is_corrupt() {
@@ -88,7 +88,7 @@ pub(super) fn open_writable_layer(
         // It is nothing that holds metadata, or another part of the chain.
         enter(data_file, seen)?;
     }
-    Ok(WritableDisk { layer: Layer::Qcow2(image), backing: None, _lock: lock, _data_lock: data_lock })
+    Ok(WritableDisk { layer: Layer::Qcow2(image), backing: None, lock, _data_lock: data_lock })
 }
 
 /// Opens one image for writing, whatever state it is in, and nothing that it names; `seen` are the files above.
@@ -195,7 +195,7 @@ pub(super) fn open_layer(location: Location<'_>, options: &OpenOptions, seen: &m
     let lock = lock(&file, LockKind::Read, options)?;
     let format = format_of(&file, options)?;
     if format == Format::Raw {
-        return Ok(Disk { layer: Layer::Raw(file), backing: None, _lock: lock, _data_lock: None });
+        return Ok(Disk { layer: Layer::Raw(file), backing: None, lock, _data_lock: None });
     }
     let qcow2_error = |source| Error::Qcow2 { path: path.to_owned(), source };
     let mut image = Image::open(file).map_err(qcow2_error)?;
@@ -204,7 +204,7 @@ pub(super) fn open_layer(location: Location<'_>, options: &OpenOptions, seen: &m
         image.check_table_count().map_err(qcow2_error)?;
     }
     let data_lock = if options.follow { open_data_file(path, &mut image, Access::Read, options)? } else { None };
-    Ok(Disk { layer: Layer::Qcow2(Box::new(image)), backing: None, _lock: lock, _data_lock: data_lock })
+    Ok(Disk { layer: Layer::Qcow2(Box::new(image)), backing: None, lock, _data_lock: data_lock })
 }
 
 /// Adds `file` to those of its chain, unless it is one of them already.

@@ -14,7 +14,7 @@ use crate::storage::{FileDisk, Lock};
 pub struct WritableDisk {
     pub(super) layer: Layer,
     pub(super) backing: Option<Arc<Disk>>,
-    pub(super) _lock: Option<Lock>,
+    pub(super) lock: Option<Lock>,
     pub(super) _data_lock: Option<Lock>,
 }
 
@@ -61,6 +61,13 @@ impl WritableDisk {
             Layer::Raw(_) => None,
             Layer::Qcow2(image) => Some(image),
         }
+    }
+
+    /// Closes the image, of which nothing is written any more, and returns its lock, which keeps other programs from changing it until it is dropped; none where locks are
+    /// not to be had.
+    #[must_use]
+    pub fn into_lock(self) -> Option<Lock> {
+        self.lock
     }
 
     /// Makes all that was written durable, and then what persistent bitmaps have recorded of it.

@@ -11,6 +11,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 
 use crate::block::{Error, ErrorKind};
 
@@ -42,29 +43,53 @@ impl Lock {
     ///
     /// [`ErrorKind::InUse`] when another program's use does not go together with it.
     pub fn acquire(disk: &FileDisk, kind: LockKind) -> Result<Self, Error> {
-        let cannot = |error| Error::from_io(format!("cannot lock `{}`", disk.path().display()), error);
         // A duplicate shares the open file description, which is what holds the lock.
-        let file = disk.file().try_clone().map_err(cannot)?;
+        let file = disk.file().try_clone();
+        let file = file.map_err(|error| Error::from_io(format!("cannot lock `{}`", disk.path().display()), error))?;
+        let mut lock = Self { file, taken: &[] };
+        lock.take(disk, kind)?;
+        Ok(lock)
+    }
+
+    /// Makes this lock, of whatever kind, one for writing: nobody has written in between. `disk` is the file that it locks, opened
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InUse`] when another program uses the image, and when `disk` is another file than the one that is locked: it has
+    /// been replaced.
+    pub fn write(&mut self, disk: &FileDisk) -> Result<(), Error> {
+        let identity = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
+        let cannot = |error| Error::from_io(format!("cannot look at `{}`", disk.path().display()), error);
+        if identity(&self.file).map_err(cannot)? != identity(disk.file()).map_err(cannot)? {
+            let message = format!("`{}` has been replaced by another program", disk.path().display());
+            return Err(Error::new(ErrorKind::InUse, message));
+        }
+        self.take(disk, LockKind::Write)
+    }
+
+    fn take(&mut self, disk: &FileDisk, kind: LockKind) -> Result<(), Error> {
+        let cannot = |error| Error::from_io(format!("cannot lock `{}`", disk.path().display()), error);
         let (taken, contrary) = match kind {
             LockKind::Read => (READ, CONTRARY_TO_READ),
             LockKind::Write => (WRITE, CONTRARY_TO_WRITE),
         };
-        let lock = Self { file, taken };
+        self.taken = taken;
         for byte in taken {
-            match ofd::lock_shared(&lock.file, *byte) {
+            match ofd::lock_shared(&self.file, *byte) {
                 Ok(()) => {}
-                Err(error) if without_locks(&error) => return Ok(lock),
+                Err(error) if without_locks(&error) => return Ok(()),
                 Err(error) => return Err(cannot(error)),
             }
         }
         for byte in contrary {
-            if ofd::is_locked_elsewhere(&lock.file, *byte).map_err(cannot)? {
+            if ofd::is_locked_elsewhere(&self.file, *byte).map_err(cannot)? {
                 let what = if *byte == HELD + WRITING || *byte == HELD + RESIZING { "writes to" } else { "uses" };
                 let message = format!("another program {what} `{}`", disk.path().display());
                 return Err(Error::new(ErrorKind::InUse, message));
             }
         }
-        Ok(lock)
+        Ok(())
     }
 }
 
@@ -127,6 +152,27 @@ mod tests {
     use super::{Lock, LockKind};
     use crate::block::ErrorKind;
     use crate::storage::{Access, FileDisk};
+
+    #[test]
+    fn a_reader_becomes_a_writer_with_nobody_in_between() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        drop(FileDisk::create_new(&path).unwrap());
+        let open = |access| FileDisk::open(&path, access).unwrap();
+        let (reader, other) = (open(Access::Read), open(Access::ReadWrite));
+        let mut lock = Lock::acquire(&reader, LockKind::Read).unwrap();
+        // The lock is that of the open file, not of who opened it.
+        drop(reader);
+        let second = Lock::acquire(&other, LockKind::Read).unwrap();
+        assert_eq!(lock.write(&open(Access::ReadWrite)).unwrap_err().kind(), ErrorKind::InUse);
+        drop((lock, second, other));
+        let mut lock = Lock::acquire(&open(Access::Read), LockKind::Read).unwrap();
+        lock.write(&open(Access::ReadWrite)).unwrap();
+        assert_eq!(Lock::acquire(&open(Access::Read), LockKind::Read).unwrap_err().kind(), ErrorKind::InUse);
+        std::fs::rename(&path, folder.path().join("old")).unwrap();
+        drop(FileDisk::create_new(&path).unwrap());
+        assert_eq!(lock.write(&open(Access::ReadWrite)).unwrap_err().kind(), ErrorKind::InUse);
+    }
 
     #[test]
     fn readers_share_and_a_writer_is_alone() {

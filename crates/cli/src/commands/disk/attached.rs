@@ -188,7 +188,7 @@ impl Change<'_> {
         }
         match Place::of(self.context, &self.args.volume.image)? {
             Place::Export(uri) => refused(format!("`{uri}` is an NBD export, which is not changed at once by way of a device")),
-            Place::File(path) => Draft::copy_of(self.context, &path),
+            Place::File(path) => Draft::copy_of(self.context, &path, None),
         }
     }
 

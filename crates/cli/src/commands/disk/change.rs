@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use imgcore::block::{BlockRead, Change, Changes, Joined, Resize, Staged};
 use imgcore::image::{Disk, OpenOptions, WritableDisk};
 use imgcore::partition::{self, Growth};
+use imgcore::storage::Lock;
 use seed::guest::VolumeId;
 
 pub(super) use self::logged::about;
@@ -95,15 +96,18 @@ pub(super) fn change<T>(
     if way == Way::Copy {
         let disk = open(context, &volume.image, &options(volume.format, volume.trust))?;
         let staged = stage(&disk, volume, task, work)?;
-        copy(context, volume, disk, &staged)?;
+        if !staged.is_nothing(disk.size()) {
+            let (path, options) = (disk.path().to_owned(), options(Some(disk.format()), volume.trust));
+            copy(context, &path, disk.into_lock(), &options, &staged)?;
+        }
         return Ok(staged.changed);
     }
     let mut disk = open_writable(context, &volume.image, &options(volume.format, volume.trust))?;
     let staged = stage(&disk, volume, task, work)?;
-    let changes = staged.changes.changes();
-    if changes.is_empty() && disk.size() == staged.size {
+    if staged.is_nothing(disk.size()) {
         return Ok(staged.changed);
     }
+    let changes = staged.changes.changes();
     context.interrupt().check()?;
     let is_alone = disk.qcow2().is_none_or(|image| image.data_file().is_none());
     let options = options(Some(disk.format()), volume.trust);
@@ -121,8 +125,8 @@ pub(super) fn change<T>(
             plan.verify(&disk)?;
         }
         Err(NotInPlace::Unsupported(_)) if way == Way::Either && is_alone => {
-            drop(disk);
-            copy(context, volume, open(context, &volume.image, &options)?, &staged)?;
+            let path = disk.path().to_owned();
+            copy(context, &path, disk.into_lock(), &options, &staged)?;
         }
         Err(NotInPlace::Unsupported(error)) => return Err(error.hint(WITH_LOG)),
         Err(NotInPlace::Failed(error)) => return Err(error),
@@ -186,6 +190,13 @@ struct Changing<T> {
     size: u64,
 }
 
+impl<T> Changing<T> {
+    /// Returns whether the disk, of `size` bytes, stays as it is.
+    fn is_nothing(&self, size: u64) -> bool {
+        self.changes.changes().is_empty() && size == self.size
+    }
+}
+
 /// Changes the disk in memory.
 fn stage<T>(
     disk: &dyn BlockRead,
@@ -225,21 +236,22 @@ fn stage<T>(
     Ok(Changing { changed: Changed { outcome, grown }, changes: staged.into_changes(), size })
 }
 
-/// Changes a private copy of the file, reads it back and renames it over the original.
-fn copy<T>(context: &Context, args: &VolumeArgs, disk: Disk, staged: &Changing<T>) -> Result<(), CommandError> {
+/// Changes a private copy of the file at `path`, reads it back and renames it over the original, which was under `lock` since the
+/// change was made in memory.
+fn copy<T>(
+    context: &Context,
+    path: &Path,
+    lock: Option<Lock>,
+    options: &OpenOptions,
+    staged: &Changing<T>,
+) -> Result<(), CommandError> {
     let changes = staged.changes.changes();
-    if changes.is_empty() && disk.size() == staged.size {
-        return Ok(());
-    }
-    let options = options(Some(disk.format()), args.trust);
-    let path = disk.path().to_owned();
-    drop(disk);
-    let draft = Draft::copy_of(context, &path)?;
-    let mut copy = open_writable(context, draft.path(), &options)?;
+    let draft = Draft::copy_of(context, path, lock)?;
+    let mut copy = open_writable(context, draft.path(), options)?;
     copy.resize(staged.size)?;
     write(&mut copy, &changes)?;
     drop(copy);
-    verify(context, draft.path(), &options, &changes).map_err(|error| error.hint("the image is as it was"))?;
+    verify(context, draft.path(), options, &changes).map_err(|error| error.hint("the image is as it was"))?;
     context.interrupt().check()?;
     draft.publish()
 }

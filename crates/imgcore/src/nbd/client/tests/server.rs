@@ -91,7 +91,7 @@ impl Server {
     /// Runs the server as long as the folder is there, and returns its client.
     pub(super) fn open(self: &Arc<Self>, folder: &Path, access: Access) -> Result<NbdDisk, crate::block::Error> {
         self.start(folder);
-        let soon = Duration::from_secs(2);
+        let soon = Duration::from_secs(1);
         NbdDisk::open(&at(folder), access, Patience { answer: soon, flush: soon })
     }
 

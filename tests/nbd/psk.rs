@@ -131,7 +131,7 @@ fn a_server_with_a_certificate_in_place_of_the_key_is_not_talked_to() {
 #[test]
 fn clients_that_are_slow_or_wrong_hold_neither_others_nor_memory() {
     let sandbox = disks();
-    let served = Served::start(&sandbox, "--tls-psk keys --handshake-limit 20 -e 0 -k s.sock -r disk.qcow2", 1);
+    let served = Served::start(&sandbox, "--tls-psk keys --handshake-limit 12 -e 0 -k s.sock -r disk.qcow2", 1);
     let socket = sandbox.path("s.sock");
     let uri =
         format!("nbds+unix://alice@/?socket={}&tls-psk-file={}", socket.display(), sandbox.path("keys/keys.psk").display());
@@ -150,7 +150,7 @@ fn clients_that_are_slow_or_wrong_hold_neither_others_nor_memory() {
         wrong.push(client);
     }
     assert_eq!(sandbox.tool("nbdinfo").args(["--size", &uri]).run().trim(), "8388608");
-    assert!(begun.elapsed() < Duration::from_secs(20), "others are waited for");
+    assert!(begun.elapsed() < Duration::from_secs(12), "others are waited for");
     let held = served.status("VmRSS").saturating_sub(before);
     assert!(held < 60 * 400, "{held} KiB for 60 clients");
     for mut client in wrong {

@@ -76,6 +76,8 @@ mod tests_check;
 #[cfg(test)]
 mod tests_cut;
 #[cfg(test)]
+mod tests_full;
+#[cfg(test)]
 mod tests_model;
 #[cfg(test)]
 mod tests_repair;

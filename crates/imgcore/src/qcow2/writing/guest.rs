@@ -158,7 +158,7 @@ impl<S: Resize> Image<S> {
                 (host, words)
             }
             shared => {
-                let host = self.allocate()?;
+                let host = self.allocate_table()?;
                 if let Some(word) = self.l1.get_mut(to_usize(index)) {
                     *word = encode_l1(host);
                 }

@@ -21,6 +21,8 @@ pub(super) struct Refcounts {
     changed: BTreeSet<u64>,
     /// Whether the table is a new one, which the header does not name yet.
     moved: bool,
+    /// New blocks and tables, and their bytes, without space on the host.
+    unreserved: Vec<(HostOffset, u64)>,
     blocks: BTreeMap<u64, Block>,
     /// How many of the blocks are dirty.
     dirty: u64,
@@ -47,6 +49,7 @@ impl Refcounts {
             clusters: header.refcount_table_clusters,
             changed: BTreeSet::new(),
             moved: false,
+            unreserved: Vec::new(),
             blocks: BTreeMap::new(),
             dirty: 0,
             first_free: 0,
@@ -235,6 +238,7 @@ impl Refcounts {
             *word = host.0;
         }
         self.changed.insert(index);
+        self.unreserved.push((host, self.geometry.cluster_size()));
         self.dirty = self.dirty.saturating_add(1);
         self.blocks.insert(index, Block { bytes: vec![0; self.geometry.cluster_len()], dirty: true });
         Ok(())
@@ -274,6 +278,7 @@ impl Refcounts {
             self.offset = self.host(first.saturating_add(blocks))?;
             self.clusters = table;
             self.moved = true;
+            self.unreserved.push((self.offset, table.saturating_mul(geometry.cluster_size())));
         }
         for step in 0..blocks {
             self.add_block(index.saturating_add(step), first.saturating_add(step))?;
@@ -304,9 +309,9 @@ impl Refcounts {
                 let offset = self.table.get(to_usize(*index)).copied().unwrap_or(0) & OFFSET;
                 storage.write_all_at(&block.bytes, offset)?;
                 block.dirty = false;
+                self.dirty = self.dirty.saturating_sub(1);
             }
         }
-        self.dirty = 0;
         if self.moved {
             storage.write_all_at(&encode_words(&self.table), self.offset.0)?;
         } else if !self.changed.is_empty() {
@@ -317,7 +322,22 @@ impl Refcounts {
             }
         }
         self.changed.clear();
-        Ok(std::mem::take(&mut self.moved))
+        Ok(self.moved)
+    }
+
+    /// Takes note that the header names the table.
+    pub(super) fn named(&mut self) {
+        self.moved = false;
+    }
+
+    /// Returns where a new block or table is to have its space on the host, and its bytes.
+    pub(super) fn unreserved(&self) -> Option<(HostOffset, u64)> {
+        self.unreserved.last().copied()
+    }
+
+    /// Takes note that the last one has its space.
+    pub(super) fn reserved(&mut self) {
+        self.unreserved.pop();
     }
 
     /// Returns whether `host` is in the table.

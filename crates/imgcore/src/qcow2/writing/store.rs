@@ -71,7 +71,34 @@ impl<S: Resize> Image<S> {
         let end = host.plus(self.geometry().cluster_size()).0;
         let writing = self.writing()?;
         writing.allocated_end = writing.allocated_end.max(end);
+        self.reserve_refcounts()?;
         Ok(host)
+    }
+
+    /// Returns a cluster that was free for a table, with its space on the host: what was acknowledged is not lost for want of it.
+    pub(super) fn allocate_table(&mut self) -> Result<HostOffset, Error> {
+        let host = self.allocate()?;
+        let size = self.geometry().cluster_size();
+        if let Err(error) = self.reserve(host, size) {
+            self.free(host, size)?;
+            return Err(error);
+        }
+        Ok(host)
+    }
+
+    /// Reserves the space of refcount blocks and tables that are new.
+    fn reserve_refcounts(&mut self) -> Result<(), Error> {
+        while let Some((host, len)) = self.writing.as_ref().and_then(|writing| writing.refcounts.unreserved()) {
+            self.reserve(host, len)?;
+            self.writing()?.refcounts.reserved();
+        }
+        Ok(())
+    }
+
+    fn reserve(&mut self, host: HostOffset, len: u64) -> Result<(), Error> {
+        self.reach(host.plus(len).0)?;
+        let range = ByteRange::at(host.0, len).unwrap_or_default();
+        Ok(self.storage.write_zeroes_at(range, Hole::Keep)?)
     }
 
     /// Returns the first of `count` neighboring clusters that were free.
@@ -79,6 +106,7 @@ impl<S: Resize> Image<S> {
         let Some(writing) = self.writing.as_mut() else { return Err(Unsupported::Writing("for reading").into()) };
         let host = writing.refcounts.allocate_run(&self.storage, count)?;
         self.reach(host.plus(count.saturating_mul(self.geometry().cluster_size())).0)?;
+        self.reserve_refcounts()?;
         Ok(host)
     }
 
@@ -114,11 +142,11 @@ impl<S: Resize> Image<S> {
     }
 
     /// Stores the changed tables. All that was written is durable then.
+    ///
+    /// What fails stays in memory, is read from there, and may be stored another time.
     pub(in crate::qcow2) fn store(&mut self) -> Result<(), Error> {
         self.refuse_after_failure()?;
-        let result = self.store_in_order();
-        self.failed = result.is_err();
-        result
+        self.store_in_order()
     }
 
     fn refuse_after_failure(&self) -> Result<(), Error> {
@@ -138,14 +166,13 @@ impl<S: Resize> Image<S> {
         self.store_refcounts()?;
         self.storage.flush()?;
         let Some(writing) = self.writing.as_mut() else { return Ok(()) };
-        let tables = std::mem::take(&mut writing.tables);
-        for StagedTable { host, words } in tables.values() {
+        for StagedTable { host, words } in writing.tables.values() {
             self.storage.write_all_at(&encode_words(words), host.0)?;
         }
-        if !tables.is_empty() {
+        if !writing.tables.is_empty() {
             self.storage.flush()?;
         }
-        for StagedTable { host, words } in tables.into_values() {
+        for StagedTable { host, words } in std::mem::take(&mut writing.tables).into_values() {
             self.tables.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).insert(host.0, words);
         }
         self.store_l1()?;
@@ -160,10 +187,11 @@ impl<S: Resize> Image<S> {
             writing.compressed_end = None;
         }
         let mut free = Vec::new();
-        for cluster in std::mem::take(&mut writing.freed) {
+        while let Some(cluster) = writing.freed.last().copied() {
             if writing.refcounts.release(&self.storage, cluster)? == 0 {
                 free.push(cluster);
             }
+            writing.freed.pop();
         }
         self.store_refcounts()?;
         self.give_back_clusters(free)
@@ -192,14 +220,15 @@ impl<S: Resize> Image<S> {
         }
         if writing.refcounts.store(&mut self.storage)? {
             self.storage.flush()?;
-            let (old, clusters) = (self.header.refcount_table_offset, self.header.refcount_table_clusters);
-            self.header.refcount_table_offset = writing.refcounts.offset;
-            self.header.refcount_table_clusters = writing.refcounts.clusters;
-            let mut fields = self.header.refcount_table_offset.0.to_be_bytes().to_vec();
-            let count = u32::try_from(self.header.refcount_table_clusters).unwrap_or(u32::MAX);
+            let mut fields = writing.refcounts.offset.0.to_be_bytes().to_vec();
+            let count = u32::try_from(writing.refcounts.clusters).unwrap_or(u32::MAX);
             fields.extend_from_slice(&count.to_be_bytes());
             self.storage.write_all_at(&fields, REFCOUNT_TABLE)?;
             self.storage.flush()?;
+            writing.refcounts.named();
+            let (old, clusters) = (self.header.refcount_table_offset, self.header.refcount_table_clusters);
+            self.header.refcount_table_offset = writing.refcounts.offset;
+            self.header.refcount_table_clusters = writing.refcounts.clusters;
             self.free(old, clusters.saturating_mul(self.geometry().cluster_size()))?;
         }
         Ok(())
@@ -207,22 +236,26 @@ impl<S: Resize> Image<S> {
 
     fn store_l1(&mut self) -> Result<(), Error> {
         let Some(writing) = self.writing.as_mut() else { return Ok(()) };
-        let changed = std::mem::take(&mut writing.l1_changed);
-        if std::mem::take(&mut writing.l1_moved) {
+        if writing.l1_moved {
             self.storage.write_all_at(&encode_words(&self.l1), self.header.l1_offset.0)?;
-            return Ok(self.storage.flush()?);
+        } else if !writing.l1_changed.is_empty() {
+            for index in &writing.l1_changed {
+                let word = self.l1.get(to_usize(*index)).copied().unwrap_or(0);
+                self.storage.write_all_at(&word.to_be_bytes(), word_offset(self.header.l1_offset, *index))?;
+            }
+        } else {
+            return Ok(());
         }
-        for index in &changed {
-            let word = self.l1.get(to_usize(*index)).copied().unwrap_or(0);
-            self.storage.write_all_at(&word.to_be_bytes(), word_offset(self.header.l1_offset, *index))?;
-        }
-        if changed.is_empty() { Ok(()) } else { Ok(self.storage.flush()?) }
+        self.storage.flush()?;
+        writing.l1_moved = false;
+        writing.l1_changed.clear();
+        Ok(())
     }
 
     /// Stores the size of the disk and the place of the L1 table: neighbors in one sector.
     fn store_header(&mut self) -> Result<(), Error> {
         let Some(writing) = self.writing.as_mut() else { return Ok(()) };
-        if !std::mem::take(&mut writing.header_changed) {
+        if !writing.header_changed {
             return Ok(());
         }
         let mut fields = self.header.size.to_be_bytes().to_vec();
@@ -230,7 +263,9 @@ impl<S: Resize> Image<S> {
         fields.extend_from_slice(&u32::try_from(to_u64(self.l1.len())).unwrap_or(u32::MAX).to_be_bytes());
         fields.extend_from_slice(&self.header.l1_offset.0.to_be_bytes());
         self.storage.write_all_at(&fields, SIZE_TO_L1)?;
-        Ok(self.storage.flush()?)
+        self.storage.flush()?;
+        writing.header_changed = false;
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ mod frame;
 mod image;
 mod machines;
 mod mkfs;
+mod prepare;
 mod seed;
 mod store;
 

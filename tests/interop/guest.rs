@@ -11,7 +11,7 @@ use imgcore::fs::{Content, Edit, GuestPath};
 use imgcore::partition::Table;
 use imgcore::storage::{Access, FileDisk};
 use seed::guest::{Family, Guest, Init, Network, SshServer, Tree, Volume, VolumeContent, VolumeNames};
-use seed::plan::{HostKeys, KeyPair, Material, Planned, Secret, Seed, SeedMinion, SeedUser, plan};
+use seed::plan::{HostKeys, KeyPair, Material, Planned, Secret, Seed, SeedMinion, SeedUser};
 use tempfile::TempDir;
 use vmimg_tests::tool::Tool;
 
@@ -127,6 +127,10 @@ fn seed() -> Seed {
     minion.grains.insert("roles".to_owned(), serde_json::json!(["web", "no", "12:30:00", 5, true, null]));
     seed.minion = Some(minion);
     seed
+}
+
+fn plan(guest: &Guest, tree: &Tree, seed: &Seed, material: &Material) -> Result<Planned, seed::plan::Error> {
+    seed::plan::plan(guest, tree, seed, material, || Ok(()))
 }
 
 fn material(folder: &Path) -> Material {

@@ -6,7 +6,7 @@ use rand_core::RngCore;
 use seed::document::{CONFIG_DRIVE_LABEL, ConfigDrive, NOCLOUD_LABEL, NoCloud, Tree, UserData};
 use seed::identity::{Identity, Randomness};
 use seed::keys::minion::MinionKey;
-use seed::keys::ssh::{self, AuthorizedKey};
+use seed::keys::ssh;
 use seed::network::{Network, ResolvedNetwork};
 use seed::plan::{HostKey, HostKeys, KeyPair, Material, Note, Planned, RandomSeed, Secret, Seed};
 
@@ -92,8 +92,10 @@ impl Plan {
         }
         let mut seed = settings.seed.clone();
         let hostname = seed.hostname.get_or_insert_with(|| name.to_string()).clone();
-        let material = material(settings, &seed, &randomness, context)?;
-        let planned = seed::plan::plan(&base.guest, &opened.tree, &seed, &material)?;
+        let mut material = material(settings, &seed, &randomness, context)?;
+        material.datasource = settings.datasource.for_guest(base.guest.cloud_init) != Datasource::None;
+        let check = || context.interrupt().check();
+        let planned = seed::plan::plan(&base.guest, &opened.tree, &seed, &material, check)?;
         let network = network(&nics, &identity)?;
         let folder = root.folder(name);
         let data = data::disks(settings, &randomness, context.unix_time())?;
@@ -196,12 +198,14 @@ fn network(nics: &[Nic], identity: &Identity) -> Result<ResolvedNetwork, Command
 
 impl Making<'_> {
     /// Returns the seed for cloud-init, if there is to be one.
+    ///
+    /// It has no public keys: each is in its own account already, and cloud-init would give them all to its default user.
     fn seed_disk(&self, has_cloud_init: bool, network: ResolvedNetwork) -> Result<Option<SeedDisk>, CommandError> {
-        let kind = match self.settings.datasource {
-            Datasource::Auto if has_cloud_init => Datasource::ConfigDrive,
-            Datasource::Auto => Datasource::None,
-            kind => kind,
-        };
+        let kind = self.settings.datasource.for_guest(has_cloud_init);
+        if kind != Datasource::ConfigDrive && !self.settings.meta.is_empty() {
+            return Err(CommandError::new(ErrorKind::Usage, "metadata needs a config drive to carry it")
+                .hint("add `--config-drive`, or write the metadata into the user data"));
+        }
         match kind {
             Datasource::ConfigDrive => self.config_drive(network).map(Some),
             Datasource::Nocloud => self.nocloud(network).map(Some),
@@ -222,7 +226,6 @@ impl Making<'_> {
     fn config_drive(&self, network: ResolvedNetwork) -> Result<SeedDisk, CommandError> {
         let mut drive = ConfigDrive::new(self.identity.uuid, self.full_name());
         drive.meta = self.settings.meta.clone();
-        drive.public_keys = public_keys(self.seed)?.into_iter().enumerate().map(|(n, key)| (format!("key{n}"), key)).collect();
         drive.random_seed = Some(Box::new(self.randomness.bytes("config drive random seed")));
         drive.user_data = self.read(self.settings.user_data.as_deref())?.map(UserData::raw);
         if let Some(bytes) = self.read(self.settings.vendor_data.as_deref())? {
@@ -238,7 +241,6 @@ impl Making<'_> {
     fn nocloud(&self, network: ResolvedNetwork) -> Result<SeedDisk, CommandError> {
         let mut nocloud = NoCloud::new(self.identity.instance_id());
         nocloud.local_hostname = Some(self.full_name());
-        nocloud.public_keys = public_keys(self.seed)?;
         nocloud.user_data = self.read(self.settings.user_data.as_deref())?.map(UserData::raw);
         nocloud.vendor_data = self.read(self.settings.vendor_data.as_deref())?.map(UserData::raw);
         nocloud.network = Some(network);
@@ -252,19 +254,6 @@ impl Making<'_> {
     fn read(&self, path: Option<&Path>) -> Result<Option<Vec<u8>>, CommandError> {
         path.map(|path| read_host_file(&self.context.absolute(path))).transpose()
     }
-}
-
-/// Returns every key that may log in, once.
-fn public_keys(seed: &Seed) -> Result<Vec<AuthorizedKey>, CommandError> {
-    let mut keys: Vec<AuthorizedKey> = Vec::new();
-    for line in seed.root_keys.iter().chain(seed.users.iter().flat_map(|user| &user.ssh_keys)) {
-        for key in ssh::parse_authorized_keys(line)? {
-            if !keys.iter().any(|other| other.is_same_key(&key)) {
-                keys.push(key);
-            }
-        }
-    }
-    Ok(keys)
 }
 
 /// Returns the virtual machine, its files at the places that they will have.

@@ -153,6 +153,18 @@ pub enum Datasource {
     None,
 }
 
+impl Datasource {
+    /// Returns what it is for a guest with or without cloud-init: never [`Datasource::Auto`].
+    #[must_use]
+    pub fn for_guest(self, has_cloud_init: bool) -> Self {
+        match self {
+            Self::Auto if has_cloud_init => Self::ConfigDrive,
+            Self::Auto => Self::None,
+            kind => kind,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Link;

@@ -33,6 +33,9 @@ pub enum Error {
     /// The guest's fstab has more mount points, or longer ways to them, than are followed.
     #[error("the guest's /etc/fstab mounts more than 256 file systems, or says where in more names than are followed")]
     TooManyMounts,
+    /// A folder that has to be read is larger than any that a guest needs.
+    #[error("the folder `{0}` of the guest has more than 4 MiB of names")]
+    TooManyNames(GuestPath),
     /// Something on the way is not a folder.
     #[error("`{0}` is not a folder in the guest")]
     NotFolder(GuestPath),

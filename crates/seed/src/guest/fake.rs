@@ -26,6 +26,11 @@ impl FakeFiles {
         self.node(path, FileKind::Directory, 0o755, 0, b"")
     }
 
+    /// A folder that says it has more names than anybody reads.
+    pub(crate) fn huge_dir(self, path: &str) -> Self {
+        self.node(path, FileKind::Directory, 0o755, 0, &vec![0; (4 << 20) + 1])
+    }
+
     pub(crate) fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
         self.node(path, FileKind::File, 0o644, 0, content.as_ref())
     }

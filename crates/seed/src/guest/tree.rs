@@ -172,11 +172,15 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// [`Error::FileSystem`].
+    /// [`Error::FileSystem`], and [`Error::TooManyNames`] for a folder that no guest needs.
     pub fn read_dir(&self, path: &str) -> Result<Vec<DirEntry>, Error> {
         let Some(resolved) = self.found(path, true)? else { return Ok(Vec::new()) };
-        if resolved.metadata.is_none_or(|metadata| metadata.kind != FileKind::Directory) {
+        let Some(metadata) = resolved.metadata.filter(|metadata| metadata.kind == FileKind::Directory) else {
             return Ok(Vec::new());
+        };
+        // Refused before it is read: its size bounds the names.
+        if metadata.size > FOLDER_MAX {
+            return Err(Error::TooManyNames(resolved.path));
         }
         let (partition, files, inner) = self.files(&resolved.path)?;
         files.read_dir(&inner).map_err(|source| Error::FileSystem { partition, source })
@@ -367,6 +371,8 @@ impl fmt::Display for Place {
 /// Linux: `MAXSYMLINKS`.
 const LINKS_MAX: u32 = 40;
 const TABLE_MAX: u64 = 1 << 20;
+/// The most bytes of a folder that is read: a guest's own folders of settings have a hundredth of it.
+const FOLDER_MAX: u64 = 4 << 20;
 /// The most file systems of a guest's table, and what finding their places may take: far more than any that is meant.
 const MOUNTS_MAX: usize = 256;
 const MOUNTS_NAMES_MAX: usize = 1 << 16;

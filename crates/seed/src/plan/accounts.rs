@@ -1,13 +1,18 @@
+use std::collections::HashSet;
+
 use imgcore::fs::Attributes;
 
 use super::builder::Builder;
-use super::{Error, Material, Secret, Seed, SeedUser, lines, skeleton};
+use super::{Error, Material, Secret, Seed, SeedUser, lines};
 use crate::guest::{ACCOUNTS_MAX, Family, Group, Guest, User, decode_groups, decode_passwd};
 
 /// The guest's accounts as they will be.
 pub(super) struct Accounts {
     pub(super) users: Vec<User>,
     pub(super) groups: Vec<Group>,
+    /// Those that are made, and the mode of their homes.
+    pub(super) made: Vec<User>,
+    pub(super) home_mode: u32,
 }
 
 /// The files that hold accounts, as they will be.
@@ -40,9 +45,14 @@ pub(super) fn plan(builder: &mut Builder<'_>, guest: &Guest, seed: &Seed, materi
         gshadow: before.gshadow.clone(),
     };
     let limits = limits(builder)?;
-    let days = material.now.checked_div(86400).unwrap_or_default();
-    let mut accounts = Accounts { users: decode_passwd(&before.passwd), groups: decode_groups(&before.group) };
-    let mut made = Vec::new();
+    // Spec: shadow(5): "The value 0 has a special meaning, which is that the user should change her password the next time".
+    let days = material.now.checked_div(86400).unwrap_or_default().max(1);
+    let mut accounts = Accounts {
+        users: decode_passwd(&before.passwd),
+        groups: decode_groups(&before.group),
+        made: Vec::new(),
+        home_mode: limits.home_mode,
+    };
     for (index, wanted) in seed.users.iter().enumerate() {
         if seed.users.iter().take(index).any(|other| other.name == wanted.name) {
             return Err(Error::Twice(format!("the user {}", wanted.name)));
@@ -53,7 +63,7 @@ pub(super) fn plan(builder: &mut Builder<'_>, guest: &Guest, seed: &Seed, materi
             }
             let user = add(builder, &mut accounts, wanted, &limits)?;
             after.add(&user, &accounts.groups, days);
-            made.push(user);
+            accounts.made.push(user);
         }
         if let Some(hash) = &wanted.password_hash {
             after.set_password(&wanted.name, hash, days)?;
@@ -67,9 +77,6 @@ pub(super) fn plan(builder: &mut Builder<'_>, guest: &Guest, seed: &Seed, materi
         unlock(builder, seed, &mut after);
     }
     write(builder, &before, after)?;
-    for user in &made {
-        skeleton::plan(builder, user, limits.home_mode)?;
-    }
     for wanted in seed.users.iter().filter(|wanted| wanted.sudo) {
         sudo(builder, wanted)?;
     }
@@ -81,9 +88,17 @@ fn unlock(builder: &mut Builder<'_>, seed: &Seed, files: &mut Files) {
     let with_keys = seed.users.iter().filter(|user| !user.ssh_keys.is_empty()).map(|user| user.name.as_str());
     let Some(shadow) = &mut files.shadow else { return };
     for name in with_keys.chain((!seed.root_keys.is_empty()).then_some("root")) {
-        if matches!(lines::field(shadow, name, 1), Some(b"!" | b"!!")) {
-            lines::set_field(shadow, name, 1, "*");
-            builder.info(format!("`{name}` was locked; it can now log in with a key, and still not with a password"));
+        let locked = lines::field(shadow, name, 1).and_then(|field| field.strip_prefix(b"!"));
+        match locked {
+            Some(b"" | b"!") => {
+                lines::set_field(shadow, name, 1, "*");
+                builder.info(format!("`{name}` was locked; it can now log in with a key, and still not with a password"));
+            }
+            // Its password would be lost, or let people in again.
+            Some(_) => builder.warn(format!(
+                "`{name}` is locked with its password kept; the guest's SSH server, without PAM, lets it not log in with a key either"
+            )),
+            None => {}
         }
     }
 }
@@ -110,8 +125,9 @@ fn add(builder: &Builder<'_>, accounts: &mut Accounts, wanted: &SeedUser, limits
             rule: "it begins with a small letter or `_`, and has at most 32 of a-z, 0-9, `_`, `-` and `.`".to_owned(),
         });
     }
-    let free = |id: &u32| !accounts.users.iter().any(|user| user.uid == *id);
-    let free_group = |id: &u32| !accounts.groups.iter().any(|group| group.gid == *id);
+    let uids: HashSet<u32> = accounts.users.iter().map(|user| user.uid).collect();
+    let gids: HashSet<u32> = accounts.groups.iter().map(|group| group.gid).collect();
+    let (free, free_group) = (|id: &u32| !uids.contains(id), |id: &u32| !gids.contains(id));
     let (first, last) = limits.uid;
     let full = || Error::Invalid {
         what: "the user name",
@@ -185,6 +201,8 @@ impl Files {
                     lines::append(shadow, &format!("{name}:{hash}:{days}:0:99999:7:::"));
                 }
                 lines::set_field(shadow, name, 2, &days.to_string());
+                // Spec: passwd(5): "If the password field is a lower-case "x", then the encrypted password is actually stored in the shadow(5) file".
+                lines::set_field(&mut self.passwd, name, 1, "x");
             }
             None => {
                 lines::set_field(&mut self.passwd, name, 1, hash);
@@ -213,8 +231,7 @@ fn write(builder: &mut Builder<'_>, before: &Files, after: Files) -> Result<(), 
 fn sudo(builder: &mut Builder<'_>, user: &SeedUser) -> Result<(), Error> {
     let name = &user.name;
     let tag = if user.password_hash.is_some() { "" } else { "NOPASSWD:" };
-    // Spec: sudoers(5): files whose names end in `~` or contain a `.` are skipped; `@` and a digit would be an alias or number.
-    let path = format!("/etc/sudoers.d/90-vmimg-{}", name.replace(['.', '~'], "_"));
+    let path = format!("/etc/sudoers.d/90-vmimg-{}", sudoers_name(name));
     builder.create_dir("/etc/sudoers.d", Attributes::default())?;
     builder.write(&path, format!("{name} ALL=(ALL:ALL) {tag}ALL\n").as_str().into(), Attributes::root(0o440))?;
     if !builder.exists("/usr/bin/sudo")? {
@@ -224,6 +241,15 @@ fn sudo(builder: &mut Builder<'_>, user: &SeedUser) -> Result<(), Error> {
         builder.warn("the guest's /etc/sudoers does not include /etc/sudoers.d");
     }
     Ok(())
+}
+
+/// Returns a file name of an account's own.
+fn sudoers_name(name: &str) -> String {
+    // Spec: sudoers(5): "sudo will … skip file names that end in '~' or contain a '.' character".
+    let plain = |character: char| character.is_alphanumeric() || "_-".contains(character);
+    let escaped =
+        |character: char| if plain(character) { character.to_string() } else { format!("={:02x}", u32::from(character)) };
+    name.chars().map(escaped).collect()
 }
 
 fn limits(builder: &Builder<'_>) -> Result<Limits, Error> {

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use imgcore::fs::{Attributes, Content, Edit, EditPlan, FileKind, GuestPath, Metadata};
 
 use super::{Error, Note, Planned, labels::Labels};
-use crate::guest::{Place, Resolved, Tree, VolumeId};
+use crate::guest::{self, Place, Resolved, Tree, VolumeId};
 
 /// Collects edits, each routed to the volume that its path lies on, links of the guest followed.
 ///
@@ -25,6 +25,17 @@ enum State {
     Gone,
 }
 
+impl State {
+    fn kind(&self) -> Option<FileKind> {
+        match self {
+            Self::File(_) => Some(FileKind::File),
+            Self::Directory => Some(FileKind::Directory),
+            Self::Symlink => Some(FileKind::Symlink),
+            Self::Gone => None,
+        }
+    }
+}
+
 impl<'a> Builder<'a> {
     pub(super) fn new(tree: &'a Tree, labels: Labels) -> Self {
         Self { tree, labels, edits: BTreeMap::new(), planned: BTreeMap::new(), notes: Vec::new() }
@@ -37,6 +48,14 @@ impl<'a> Builder<'a> {
         self.planned.insert(target.place.clone(), State::File(content.clone()));
         self.push(target.place.partition, Edit::Write { path: target.place.path, content, attributes });
         Ok(())
+    }
+
+    /// Writes a file that is the plan's alone, as [`Builder::write`] does: one that the seed names among its files is refused.
+    pub(super) fn write_own(&mut self, path: &str, content: Content, attributes: Attributes) -> Result<(), Error> {
+        if self.is_written(path)? {
+            return Err(Error::Twice(path.to_owned()));
+        }
+        self.write(path, content, attributes)
     }
 
     /// Appends a line that the file does not have.
@@ -93,6 +112,46 @@ impl<'a> Builder<'a> {
         Ok(true)
     }
 
+    /// Removes what is there but for what the plan writes; of a mount point, what is in it.
+    pub(super) fn clear(&mut self, path: &str) -> Result<(), Error> {
+        let mut pending = vec![path.to_owned()];
+        while let Some(path) = pending.pop() {
+            let parsed = guest_path(&path)?;
+            let place = self.tree.resolve_parent(&parsed)?.place;
+            let followed = self.tree.resolve(&parsed).map_or_else(|_| place.clone(), |target| target.place);
+            if matches!(self.planned.get(&followed), Some(State::File(_))) {
+                continue;
+            }
+            let is_mount_point = place.path == GuestPath::root();
+            if is_mount_point || self.writes_below(&followed) {
+                let names = self.names(&path)?.into_keys().filter(|name| !is_mount_point || name != "lost+found");
+                pending.extend(names.map(|name| format!("{path}/{name}")));
+            } else {
+                self.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what is in a folder by the plan so far, or nothing when it is none; names that are not UTF-8 are left out.
+    pub(super) fn names(&self, path: &str) -> Result<BTreeMap<String, FileKind>, Error> {
+        let entries = self.tree.read_dir(path)?.into_iter();
+        let mut names: BTreeMap<String, FileKind> =
+            entries.filter_map(|entry| Some((String::from_utf8(entry.name).ok()?, entry.kind))).collect();
+        // What is out of reach has no names, as in the tree.
+        let Ok(folder) = self.tree.resolve(&guest_path(path)?) else { return Ok(names) };
+        for (place, state) in &self.planned {
+            let is_in_it =
+                place.partition == folder.place.partition && place.path.parent().as_ref() == Some(&folder.place.path);
+            let Some(name) = place.path.components().next_back().filter(|_| is_in_it) else { continue };
+            match state.kind() {
+                Some(kind) => drop(names.insert(name.to_owned(), kind)),
+                None => drop(names.remove(name)),
+            }
+        }
+        Ok(names)
+    }
+
     /// Returns the contents that `path` has, or will have by the plan so far; `None` when it is no file.
     pub(super) fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
         let target = self.tree.resolve(&guest_path(path)?)?;
@@ -107,8 +166,28 @@ impl<'a> Builder<'a> {
 
     /// Returns whether the file that `path` leads to is written by the plan so far.
     pub(super) fn is_written(&self, path: &str) -> Result<bool, Error> {
-        let target = self.tree.resolve(&guest_path(path)?)?;
-        Ok(matches!(self.planned.get(&target.place), Some(State::File(_))))
+        match self.tree.resolve(&guest_path(path)?) {
+            Ok(target) => Ok(matches!(self.planned.get(&target.place), Some(State::File(_)))),
+            Err(error @ guest::Error::FileSystem { .. }) => Err(error.into()),
+            // What cannot be reached is not written.
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Returns the paths that `pattern` names, at most `most`, in the order of their names: it may have one `*` in its last name.
+    pub(super) fn matching(&self, pattern: &str, most: usize) -> Result<Vec<String>, Error> {
+        let Some((folder, name)) = pattern.rsplit_once('/') else { return Ok(Vec::new()) };
+        let Some((start, end)) = name.split_once('*') else { return Ok(vec![pattern.to_owned()]) };
+        if GuestPath::new(folder).is_err() {
+            return Ok(Vec::new());
+        }
+        // Spec: glob(7): "If a filename starts with a '.', this character must be matched explicitly."
+        let fits = |name: &String| {
+            let rest = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+            rest.is_some() && (name.starts_with('.') == start.starts_with('.'))
+        };
+        let names = self.names(folder)?.into_keys().filter(fits);
+        Ok(names.take(most).map(|name| format!("{folder}/{name}")).collect())
     }
 
     pub(super) fn info(&mut self, text: impl Into<String>) {
@@ -161,12 +240,14 @@ impl<'a> Builder<'a> {
     /// Returns what is at a resolved path after the plan so far.
     fn state(&self, target: &Resolved) -> Option<FileKind> {
         match self.planned.get(&target.place) {
-            Some(State::File(_)) => Some(FileKind::File),
-            Some(State::Directory) => Some(FileKind::Directory),
-            Some(State::Symlink) => Some(FileKind::Symlink),
-            Some(State::Gone) => None,
+            Some(state) => state.kind(),
             None => target.metadata.map(|metadata| metadata.kind),
         }
+    }
+
+    fn writes_below(&self, folder: &Place) -> bool {
+        let mut files = self.planned.iter().filter(|(_, state)| matches!(state, State::File(_)));
+        files.any(|(place, _)| place.partition == folder.partition && place.path.strip_prefix(&folder.path).is_some())
     }
 
     /// Plans the missing folders on the way to a target and completes the attributes of a new file.

@@ -10,6 +10,8 @@ use super::Secret;
 pub struct Material {
     /// The time, in seconds since 1970.
     pub now: u64,
+    /// Whether the guest's cloud-init is given a datasource, without which it does nothing.
+    pub datasource: bool,
     /// The host keys to put in, for [`HostKeys::Mint`](super::HostKeys::Mint).
     pub host_keys: Vec<HostKey>,
     /// The minion's key pair. Without one the minion makes its own at first start.

@@ -6,6 +6,7 @@ use super::minion_config::{Config, DropIns, yaml};
 use super::minion_merge::merged;
 use super::{Error, Leftovers, Material, MinionKey, Seed, SeedMinion, minion_service};
 use crate::guest::{self, Guest};
+use crate::keys::minion::Finger;
 
 /// Plans the preseed of the Salt minion and returns what its master has to know.
 pub(super) fn plan(
@@ -16,17 +17,17 @@ pub(super) fn plan(
 ) -> Result<Option<MinionKey>, Error> {
     let Some(minion) = &seed.minion else { return Ok(None) };
     let id = id(seed, minion)?;
-    let ours = wanted(minion, &id);
-    let config = configuration(builder, &ours)?;
+    let ours = wanted(minion, &id)?;
+    let config = configuration(builder, ours)?;
     grains(builder, minion)?;
-    builder.write("/etc/salt/minion_id", format!("{id}\n").as_str().into(), Attributes::root(0o644))?;
+    builder.write_own("/etc/salt/minion_id", format!("{id}\n").as_str().into(), Attributes::root(0o644))?;
     let key = keys(builder, &config, &id, material)?;
     if minion.leftovers == Leftovers::Clear {
         let pki = config.pki_dir();
         for path in [format!("{pki}/minion_master.pub"), "/var/cache/salt/minion".to_owned()] {
-            match builder.remove(&path) {
+            match builder.clear(&path) {
                 // What is in memory, or on another disk, did not come with the template.
-                Ok(_) | Err(Error::Guest(guest::Error::Mounted { .. })) => {}
+                Ok(()) | Err(Error::Guest(guest::Error::Mounted { .. })) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -57,7 +58,14 @@ fn id(seed: &Seed, minion: &SeedMinion) -> Result<String, Error> {
 }
 
 /// Returns what the seed says of the configuration.
-fn wanted(minion: &SeedMinion, id: &str) -> Map<String, Value> {
+fn wanted(minion: &SeedMinion, id: &str) -> Result<Map<String, Value>, Error> {
+    if let Some(bad) = minion.master.iter().find(|master| master.is_empty() || master.contains(char::is_whitespace)) {
+        return Err(Error::Invalid {
+            what: "the minion's master",
+            value: bad.clone(),
+            rule: "it is a name or an address".to_owned(),
+        });
+    }
     let mut ours = minion.config.clone();
     ours.insert("id".to_owned(), Value::from(id));
     match minion.master.as_slice() {
@@ -66,28 +74,45 @@ fn wanted(minion: &SeedMinion, id: &str) -> Map<String, Value> {
         many => drop(ours.insert("master".to_owned(), Value::from(many))),
     }
     if let Some(finger) = &minion.master_finger {
+        let finger: Finger = finger.parse().map_err(|_| Error::Invalid {
+            what: "the fingerprint of the master's key",
+            value: finger.clone(),
+            rule: "it is 32 or 64 bytes in hexadecimal with colons between, as `salt-key -F master` prints it".to_owned(),
+        })?;
         ours.insert("master_finger".to_owned(), Value::from(finger.as_str()));
     }
-    ours
+    Ok(ours)
 }
 
 /// Plans the configuration, and a drop-in when others would override it or the file cannot be changed.
-fn configuration(builder: &mut Builder<'_>, ours: &Map<String, Value>) -> Result<Config, Error> {
-    let before = builder.read("/etc/salt/minion")?.unwrap_or_default();
-    let text = String::from_utf8(before).ok().and_then(|text| merged(&text, ours));
-    if let Some(text) = &text {
-        builder.write("/etc/salt/minion", text.as_str().into(), Attributes::root(0o644))?;
-    } else {
-        builder.warn("the guest's /etc/salt/minion cannot be changed line by line; it is kept, and a drop-in written");
+fn configuration(builder: &mut Builder<'_>, mut ours: Map<String, Value>) -> Result<Config, Error> {
+    let before = String::from_utf8(builder.read(FILE)?.unwrap_or_default()).ok();
+    let old = before.as_ref().and_then(|text| Config::decode(text.as_bytes())).unwrap_or_default();
+    let drop_ins = DropIns::read(builder, &old)?;
+    let overriding = drop_ins.overriding(&ours);
+    let (drop_in, is_last) = drop_ins.last_name();
+    let content = yaml(&ours)?;
+    if !overriding.is_empty() && !is_last {
+        // What the file itself names is read after all else, in its order.
+        let named = drop_ins.named().chain([drop_in.clone()]);
+        ours.insert("include".to_owned(), named.map(Value::from).collect());
+    }
+    let text = before.and_then(|text| merged(&text, &ours));
+    match &text {
+        Some(text) => builder.write(FILE, text.as_str().into(), Attributes::root(0o644))?,
+        None => {
+            builder.warn("the guest's /etc/salt/minion cannot be changed line by line; it is kept, and a drop-in written");
+            if !is_last {
+                builder.warn(format!("files that it includes after {drop_in} may override the minion's configuration"));
+            }
+        }
     }
     let mut config = text.as_ref().and_then(|text| Config::decode(text.as_bytes())).unwrap_or_default();
-    let drop_ins = DropIns::read(builder)?;
-    let overriding = drop_ins.overriding(ours);
     drop_ins.apply(&mut config);
-    config.merge(ours);
+    config.merge(&ours);
     if text.is_some() && overriding.is_empty() {
-        for name in drop_ins.own() {
-            builder.remove(&format!("/etc/salt/minion.d/{name}"))?;
+        for path in drop_ins.own() {
+            builder.clear(path)?;
         }
         return Ok(config);
     }
@@ -97,16 +122,8 @@ fn configuration(builder: &mut Builder<'_>, ours: &Map<String, Value>) -> Result
             overriding.join(", ")
         ));
     }
-    write_drop_in(builder, &drop_ins, ours)?;
+    builder.write_own(&drop_in, content.into(), Attributes::root(0o644))?;
     Ok(config)
-}
-
-fn write_drop_in(builder: &mut Builder<'_>, drop_ins: &DropIns, ours: &Map<String, Value>) -> Result<(), Error> {
-    let (name, is_last) = drop_ins.last_name();
-    if !is_last {
-        builder.warn(format!("drop-ins after {name} may override the minion's configuration"));
-    }
-    builder.write(&format!("/etc/salt/minion.d/{name}"), yaml(ours)?.into(), Attributes::root(0o644))
 }
 
 fn grains(builder: &mut Builder<'_>, minion: &SeedMinion) -> Result<(), Error> {
@@ -124,12 +141,13 @@ fn grains(builder: &mut Builder<'_>, minion: &SeedMinion) -> Result<(), Error> {
     builder.write("/etc/salt/grains", text.into(), Attributes::root(0o644))
 }
 
+/// Plans the key pair, or that there is none.
 fn keys(builder: &mut Builder<'_>, config: &Config, id: &str, material: &Material) -> Result<Option<MinionKey>, Error> {
     let pki = config.pki_dir();
     let (private, public) = (format!("{pki}/minion.pem"), format!("{pki}/minion.pub"));
     let Some(pair) = &material.minion_key else {
-        builder.remove(&private)?;
-        builder.remove(&public)?;
+        builder.clear(&private)?;
+        builder.clear(&public)?;
         builder.info(format!("the minion `{id}` makes its own key; accept it on its master"));
         return Ok(None);
     };
@@ -138,9 +156,9 @@ fn keys(builder: &mut Builder<'_>, config: &Config, id: &str, material: &Materia
     }
     builder.create_dir(&pki, Attributes::root(0o700))?;
     let pem = pem("the minion's private key", pair.private.expose(), "PRIVATE KEY")?;
-    builder.write(&private, pem.as_str().into(), Attributes::root(0o400))?;
+    builder.write_own(&private, pem.as_str().into(), Attributes::root(0o400))?;
     let pem = self::pem("the minion's public key", &pair.public, "PUBLIC KEY")?;
-    builder.write(&public, pem.as_str().into(), Attributes::root(0o644))?;
+    builder.write_own(&public, pem.as_str().into(), Attributes::root(0o644))?;
     Ok(Some(MinionKey { id: id.to_owned(), public: pem }))
 }
 
@@ -153,3 +171,5 @@ fn pem(what: &'static str, text: &str, kind: &str) -> Result<String, Error> {
     }
     Ok(format!("{text}\n"))
 }
+
+const FILE: &str = "/etc/salt/minion";

@@ -27,42 +27,62 @@ impl Config {
 
     /// Returns the folder of the minion's keys, without a slash at its end.
     pub(super) fn pki_dir(&self) -> String {
-        let given = self.values.get("pki_dir").and_then(Value::as_str).filter(|path| path.starts_with('/'));
-        given
-            .map(|path| path.trim_end_matches('/'))
-            .filter(|path| !path.is_empty())
-            .unwrap_or("/etc/salt/pki/minion")
-            .to_owned()
+        let text =
+            |key: &str| self.values.get(key).and_then(Value::as_str).map(|path| path.trim_matches('/')).unwrap_or_default();
+        let given = Some(text("pki_dir")).filter(|path| !path.is_empty()).unwrap_or("etc/salt/pki/minion");
+        // Salt puts `root_dir` before every path that is not below it, and starts in `/`.
+        let root = text("root_dir");
+        let is_below = given.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if root.is_empty() || is_below { format!("/{given}") } else { format!("/{root}/{given}") }
+    }
+
+    /// Returns the patterns of the files that `key` names, seen from the root.
+    fn patterns(&self, key: &str) -> Option<Vec<String>> {
+        let whole = |path: &str| if path.starts_with('/') { path.to_owned() } else { format!("/etc/salt/{path}") };
+        match self.values.get(key)? {
+            Value::String(one) => Some(vec![whole(one)]),
+            Value::Array(many) => Some(many.iter().filter_map(Value::as_str).map(whole).collect()),
+            _ => None,
+        }
     }
 }
 
-/// The drop-ins of `/etc/salt/minion.d`, in the order in which they override each other.
+/// The files that `/etc/salt/minion` includes, in the order in which they override each other.
 pub(super) struct DropIns {
     files: Vec<(String, Option<Config>)>,
+    /// What the file says of itself to include, besides its folder of drop-ins.
+    named: Vec<String>,
+    /// Whether the drop-ins are all in the folder that they are in by default.
+    is_plain: bool,
 }
 
 impl DropIns {
-    pub(super) fn read(builder: &Builder<'_>) -> Result<Self, Error> {
-        let mut files = Vec::new();
-        for entry in builder.tree.read_dir("/etc/salt/minion.d")?.into_iter().take(FILES_MAX) {
-            let Ok(name) = String::from_utf8(entry.name) else { continue };
-            if !name.ends_with(".conf") || name.starts_with('.') {
-                continue;
-            }
-            if let Some(bytes) = builder.read(&format!("/etc/salt/minion.d/{name}"))? {
-                files.push((name, Config::decode(&bytes)));
+    /// Reads what the configuration `main` includes.
+    pub(super) fn read(builder: &Builder<'_>, main: &Config) -> Result<Self, Error> {
+        let default = main.patterns("default_include").unwrap_or_else(|| vec![DEFAULT_INCLUDE.to_owned()]);
+        let named = main.patterns("include").unwrap_or_default();
+        let is_plain = default == [DEFAULT_INCLUDE] && named.is_empty();
+        let mut drop_ins = Self { files: Vec::new(), named, is_plain };
+        for pattern in default.iter().chain(&drop_ins.named.clone()) {
+            for path in builder.matching(pattern, FILES_MAX)? {
+                // One that is named twice counts where it is read last.
+                drop_ins.files.retain(|(other, _)| *other != path);
+                if let Some(bytes) = builder.read(&path)?.filter(|_| drop_ins.files.len() < FILES_MAX) {
+                    drop_ins.files.push((path, Config::decode(&bytes)));
+                }
             }
         }
-        files.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(Self { files })
+        Ok(drop_ins)
     }
 
-    /// Returns the names of those that say otherwise than `ours`, or that are not understood.
+    /// Returns the names of those that say otherwise than `ours`, that are not understood, or that include others.
     pub(super) fn overriding(&self, ours: &Map<String, Value>) -> Vec<String> {
-        let differs =
-            |config: &Config| ours.iter().any(|(key, value)| config.values.get(key).is_some_and(|other| other != value));
+        let differs = |config: &Config| {
+            let other = |key: &String, value| config.values.get(key).is_some_and(|other| other != value);
+            config.values.contains_key("include") || ours.iter().any(|(key, value)| other(key, value))
+        };
         let found = self.others().filter(|(_, config)| config.as_ref().is_none_or(differs));
-        found.map(|(name, _)| format!("minion.d/{name}")).collect()
+        found.map(|(path, _)| path.trim_start_matches("/etc/salt/").to_owned()).collect()
     }
 
     /// Sets what they set.
@@ -72,20 +92,31 @@ impl DropIns {
         }
     }
 
-    /// Returns the names of those that an earlier run wrote.
+    /// Returns the paths of those that an earlier run wrote.
     pub(super) fn own(&self) -> impl Iterator<Item = &str> {
-        self.files.iter().map(|(name, _)| name.as_str()).filter(|name| OWN.contains(name))
+        self.files.iter().map(|(path, _)| path.as_str()).filter(|path| is_own(path))
     }
 
-    /// Returns a name for a drop-in, and whether it overrides all others.
-    pub(super) fn last_name(&self) -> (&'static str, bool) {
-        let last = OWN.into_iter().find(|own| self.others().all(|(name, _)| name.as_str() < *own));
-        (last.unwrap_or(OWN[2]), last.is_some())
+    /// Returns the patterns that the configuration names in its `include`, but for our own.
+    pub(super) fn named(&self) -> impl Iterator<Item = String> {
+        self.named.iter().filter(|path| !is_own(path)).cloned()
+    }
+
+    /// Returns a path for a drop-in, and whether it overrides all others.
+    pub(super) fn last_name(&self) -> (String, bool) {
+        let mut paths = OWN.map(|name| format!("{FOLDER}{name}")).into_iter();
+        let last = paths.find(|own| self.is_plain && self.others().all(|(path, _)| path < own));
+        let is_last = last.is_some();
+        (last.unwrap_or_else(|| format!("{FOLDER}{}", OWN[2])), is_last)
     }
 
     fn others(&self) -> impl Iterator<Item = &(String, Option<Config>)> {
-        self.files.iter().filter(|(name, _)| !OWN.contains(&name.as_str()))
+        self.files.iter().filter(|(path, _)| !is_own(path))
     }
+}
+
+fn is_own(path: &str) -> bool {
+    path.strip_prefix(FOLDER).is_some_and(|name| OWN.contains(&name))
 }
 
 /// Returns a map as YAML; texts that YAML 1.1 would take for something else are quoted.
@@ -95,6 +126,8 @@ pub(super) fn yaml(values: &Map<String, Value>) -> Result<Vec<u8>, Error> {
 
 /// The names that are ours, as seldom needed as they are late.
 const OWN: [&str; 3] = ["99-vmimg.conf", "zz-vmimg.conf", "zzzzzz-vmimg.conf"];
+const FOLDER: &str = "/etc/salt/minion.d/";
+const DEFAULT_INCLUDE: &str = "/etc/salt/minion.d/*.conf";
 const FILES_MAX: usize = 1000;
 
 #[cfg(test)]

@@ -34,8 +34,7 @@ fn sysv(builder: &mut Builder<'_>) -> Result<(), Error> {
         if !builder.exists(&folder)? {
             continue;
         }
-        for entry in builder.tree.read_dir(&folder)? {
-            let Ok(name) = String::from_utf8(entry.name) else { continue };
+        for name in builder.names(&folder)?.into_keys() {
             if name.starts_with('K') && name.ends_with("salt-minion") {
                 builder.remove(&format!("{folder}/{name}"))?;
             }

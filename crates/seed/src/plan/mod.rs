@@ -6,6 +6,7 @@ mod cloud_init;
 mod describe;
 mod error;
 mod files;
+mod host_keys;
 mod hostname;
 mod identity;
 mod labels;
@@ -20,6 +21,7 @@ mod relabel;
 mod seed;
 mod skeleton;
 mod ssh_keys;
+mod sshd_config;
 
 #[cfg(test)]
 mod tests;
@@ -39,19 +41,31 @@ use crate::guest::{Guest, Tree};
 
 /// Plans what has to be done to the guest whose files are `tree` so that it is as `seed` says. Nothing is written.
 ///
+/// `check` is asked again and again whether to go on.
+///
 /// # Errors
 ///
-/// [`Error`] says which value of the seed cannot be used, or which file of the guest cannot be reached.
-pub fn plan(guest: &Guest, tree: &Tree, seed: &Seed, material: &Material) -> Result<Planned, Error> {
+/// [`Error`] says which value of the seed cannot be used, or which file of the guest cannot be reached; and what `check` returns.
+pub fn plan<E: From<Error>>(
+    guest: &Guest,
+    tree: &Tree,
+    seed: &Seed,
+    material: &Material,
+    check: impl Fn() -> Result<(), E>,
+) -> Result<Planned, E> {
+    check()?;
     let mut builder = Builder::new(tree, Labels::read(tree, guest.selinux.as_ref())?);
     let accounts = accounts::plan(&mut builder, guest, seed, material)?;
+    skeleton::plan(&mut builder, &accounts, &check)?;
     files::plan(&mut builder, seed, material, &accounts.users, &accounts.groups)?;
+    check()?;
     hostname::plan(&mut builder, guest, seed)?;
     identity::machine_id(&mut builder, guest, seed)?;
     identity::timezone(&mut builder, seed)?;
     identity::random_seed(&mut builder, guest, material)?;
+    check()?;
     ssh_keys::plan(&mut builder, guest, seed, &accounts.users)?;
-    let known_hosts = identity::host_keys(&mut builder, guest, seed, material)?;
+    let known_hosts = host_keys::plan(&mut builder, guest, seed, material)?;
     cloud_init::plan(&mut builder, guest, seed)?;
     let minion = minion::plan(&mut builder, guest, seed, material)?;
     if builder.needs_relabel() {

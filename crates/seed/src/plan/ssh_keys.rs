@@ -2,6 +2,7 @@ use imgcore::fs::Attributes;
 use ssh_key::authorized_keys::Entry;
 
 use super::builder::Builder;
+use super::sshd_config::SshdConfig;
 use super::{Error, Seed, accounts};
 use crate::guest::{Guest, SshServer, User};
 
@@ -69,19 +70,15 @@ fn remarks(builder: &mut Builder<'_>, guest: &Guest, seed: &Seed) -> Result<(), 
     if guest.ssh_server != Some(SshServer::Openssh) {
         return Ok(());
     }
-    let config = builder.read("/etc/ssh/sshd_config")?.unwrap_or_default();
-    for line in String::from_utf8_lossy(&config).lines() {
-        let mut words =
-            line.split(|character: char| character.is_ascii_whitespace() || character == '=').filter(|word| !word.is_empty());
-        let keyword = words.next().unwrap_or_default();
-        if keyword.eq_ignore_ascii_case("AuthorizedKeysFile")
-            && !words.clone().any(|file| file.ends_with(".ssh/authorized_keys"))
-        {
-            builder.warn(format!("the guest's SSH server reads keys elsewhere: `{}`", line.trim()));
-        }
-        if keyword.eq_ignore_ascii_case("PermitRootLogin") && words.next() == Some("no") && !seed.root_keys.is_empty() {
-            builder.warn("the guest's SSH server lets root not log in: `PermitRootLogin no`");
-        }
+    let config = SshdConfig::read(builder)?;
+    if let Some(line) = config.first("authorizedkeysfile")
+        && !line.arguments.iter().any(|file| file.ends_with(".ssh/authorized_keys"))
+    {
+        builder.warn(format!("the guest's SSH server reads keys elsewhere: `AuthorizedKeysFile {}`", line.arguments.join(" ")));
+    }
+    let root = !seed.root_keys.is_empty() || seed.users.iter().any(|user| user.name == "root" && !user.ssh_keys.is_empty());
+    if root && config.first("permitrootlogin").is_some_and(|line| line.first() == "no") {
+        builder.warn("the guest's SSH server lets root not log in: `PermitRootLogin no`");
     }
     Ok(())
 }

@@ -1,7 +1,12 @@
+mod cloud_init;
+mod given_files;
+mod logins;
+mod salt;
+
 use imgcore::fs::{Attributes, Content, Edit};
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
-use super::{Error, HostKey, KeyPair, Material, Note, Planned, Secret, Seed, Step, plan};
+use super::{Error, HostKey, KeyPair, Material, Note, Planned, Secret, Seed, Step};
 use crate::guest::fake::{FakeFiles, alpine, debian};
 use crate::guest::{Guest, Tree, VolumeId};
 
@@ -12,6 +17,10 @@ fn seed(yaml: &str) -> Seed {
     serde_saphyr::from_str(yaml).unwrap()
 }
 
+fn plan(guest: &Guest, tree: &Tree, seed: &Seed, material: &Material) -> Result<Planned, Error> {
+    super::plan(guest, tree, seed, material, || Ok(()))
+}
+
 fn planned(files: FakeFiles, yaml: &str, material: &Material) -> Result<Planned, Error> {
     let (guest, tree) = files.inspect();
     plan(&guest, &tree, &seed(yaml), material)
@@ -20,6 +29,7 @@ fn planned(files: FakeFiles, yaml: &str, material: &Material) -> Result<Planned,
 fn material() -> Material {
     Material {
         now: 20_000 * 86_400,
+        datasource: true,
         minion_key: Some(KeyPair {
             private: Secret::new("-----BEGIN RSA PRIVATE KEY-----\r\nAAAA\r\n-----END RSA PRIVATE KEY-----"),
             public: "-----BEGIN PUBLIC KEY-----\nBBBB\n-----END PUBLIC KEY-----\n\n".to_owned(),
@@ -190,8 +200,13 @@ fn the_machine_id_is_emptied_or_kept() {
         .file("/var/lib/dbus/machine-id", "old\n")
         .file("/etc/machine-id", "old");
     let plan = planned(files.clone(), "{}", &material()).unwrap();
-    assert_eq!(written(&plan, "/etc/machine-id").as_deref(), Some(""));
-    assert_eq!(written(&plan, "/var/lib/dbus/machine-id").as_deref(), Some(""));
+    step(&plan, "remove", "/etc/machine-id");
+    step(&plan, "remove", "/var/lib/dbus/machine-id");
+    let plan =
+        planned(files.clone().link("/sbin/init", "/lib/systemd/systemd").file("/lib/systemd/systemd", ""), "{}", &material());
+    let plan = plan.unwrap();
+    assert_eq!(written(&plan, "/etc/machine-id").as_deref(), Some(""), "systemd takes it for a first boot");
+    step(&plan, "remove", "/var/lib/dbus/machine-id");
     assert!(planned(files, "machine_id: keep", &material()).unwrap().edits.is_empty());
 }
 
@@ -205,7 +220,11 @@ fn minted_host_keys_are_known_and_survive_cloud_init() {
     assert_eq!(owner_and_mode(&step(&plan, "write", "/etc/ssh/ssh_host_ed25519_key")), (Some(0), Some(0), Some("0600")));
     assert_eq!(owner_and_mode(&step(&plan, "write", "/etc/ssh/ssh_host_ed25519_key.pub")), (Some(0), Some(0), Some("0644")));
     step(&plan, "remove", "/etc/ssh/ssh_host_rsa_key");
-    assert!(written(&plan, "/etc/cloud/cloud.cfg.d/99-vmimg.cfg").unwrap().ends_with(".\nssh_deletekeys: false\n"));
+    assert!(
+        written(&plan, "/etc/cloud/cloud.cfg.d/99-vmimg.cfg")
+            .unwrap()
+            .ends_with(".\nssh_deletekeys: false\nprefer_fqdn_over_hostname: false\n")
+    );
     material.host_keys.clear();
     assert!(matches!(planned(debian(), "host_keys: mint", &material), Err(Error::MissingHostKeys)));
 }
@@ -244,11 +263,13 @@ fn a_minion_is_preseeded_and_started() {
         .file("/etc/salt/minion", "# stock\n#master: salt\n")
         .file("/etc/salt/pki/minion/minion_master.pub", "old")
         .file("/var/cache/salt/minion/x", "old");
-    let yaml =
-        "hostname: web1\nminion: {master: [a, b], master_finger: 'ab:cd', config: {log_level: 'on'}, grains: {role: web}}";
-    let plan = planned(files, yaml, &material()).unwrap();
+    let finger = ["ab"; 32].join(":");
+    let yaml = format!(
+        "hostname: web1\nminion: {{master: [a, b], master_finger: '{finger}', config: {{log_level: 'on'}}, grains: {{role: web}}}}"
+    );
+    let plan = planned(files, &yaml, &material()).unwrap();
     let config: serde_json::Value = serde_saphyr::from_str(&written(&plan, "/etc/salt/minion").unwrap()).unwrap();
-    assert_eq!(config, serde_json::json!({"id": "web1", "master": ["a", "b"], "master_finger": "ab:cd", "log_level": "on"}));
+    assert_eq!(config, serde_json::json!({"id": "web1", "master": ["a", "b"], "master_finger": finger, "log_level": "on"}));
     assert_eq!(written(&plan, "/etc/salt/grains").as_deref(), Some("role: web\n"));
     assert_eq!(written(&plan, "/etc/salt/minion_id").as_deref(), Some("web1\n"));
     assert_eq!(

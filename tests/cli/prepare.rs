@@ -1,0 +1,46 @@
+//! What `prepare` gives to cloud-init, and refuses.
+
+use std::fs;
+
+use crate::data_disks::{done, vmimg, with_base};
+
+const ROOT: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
+const OPS: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIrGhGFNuYPB8q8SDu5x4xPkvAqYdHwEJr0kzVR0AGDc";
+
+#[test]
+fn a_key_is_of_its_account_alone() {
+    let sandbox = with_base();
+    sandbox.file("root.pub", format!("{ROOT} r\n"));
+    sandbox.file("ops.pub", format!("{OPS} o\n"));
+    for (name, seed) in [("web1", "--config-drive"), ("web2", "--nocloud")] {
+        let keys = "--user ops --ssh-key root:root.pub --ssh-key ops:ops.pub";
+        done(&sandbox, &format!("prepare {name} --image ./base.qcow2 {seed} {keys}"));
+        let iso = String::from_utf8_lossy(&fs::read(sandbox.path(&format!("r/{name}/seed.iso"))).unwrap()).into_owned();
+        // cloud-init would give them to its default user, and where root has keys, to root as well.
+        assert!(!iso.contains("ssh-ed25519"), "{name}");
+        let overlay = sandbox.path(&format!("r/{name}/disk.qcow2"));
+        let read = |path: &str| sandbox.done(&format!("disk cat {} {path}", overlay.display()));
+        assert_eq!(read("/root/.ssh/authorized_keys"), format!("{ROOT} r\n"));
+        assert_eq!(read("/home/ops/.ssh/authorized_keys"), format!("{OPS} o\n"));
+    }
+}
+
+#[test]
+fn metadata_without_a_config_drive_is_refused() {
+    let sandbox = with_base();
+    for seed in ["--nocloud", "--no-seed"] {
+        let outcome = vmimg(&sandbox, &format!("prepare web1 --image ./base.qcow2 --meta role=web {seed}"));
+        assert_eq!(outcome.status, 2, "{seed} {outcome}");
+        assert!(outcome.stderr.contains("metadata needs a config drive"), "{outcome}");
+    }
+    done(&sandbox, "prepare web1 --image ./base.qcow2 --meta role=web --config-drive");
+}
+
+#[test]
+fn a_master_and_its_fingerprint_are_checked() {
+    let sandbox = with_base();
+    let outcome = vmimg(&sandbox, "prepare web1 --image ./base.qcow2 --minion-master m --minion-finger nonsense");
+    assert_eq!(outcome.status, 2, "{outcome}");
+    assert!(outcome.stderr.contains("salt-key -F"), "{outcome}");
+    assert_eq!(vmimg(&sandbox, "prepare web1 --image ./base.qcow2 --minion-master=").status, 2);
+}

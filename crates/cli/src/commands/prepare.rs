@@ -113,7 +113,7 @@ struct GuestArgs {
     /// as USER alone when it is named
     #[arg(long, value_name = "[USER:]FILE")]
     ssh_key: Vec<String>,
-    /// A file to put into the guest
+    /// A file to put into the guest; it stays as it is, host keys included
     #[arg(long, value_name = "SRC:DEST[:MODE[:OWNER]]")]
     file: Vec<String>,
     /// SSH host keys: mint (fresh ones, known to `vmimg ssh`), remove or keep
@@ -165,7 +165,7 @@ struct SeedArgs {
     /// Vendor data for cloud-init; a JSON object for a config drive
     #[arg(long, value_name = "FILE")]
     vendor_data: Option<PathBuf>,
-    /// Metadata of the config drive
+    /// Metadata of the config drive, which it needs
     #[arg(long, value_name = "KEY=VALUE")]
     meta: Vec<String>,
 }

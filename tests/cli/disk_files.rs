@@ -34,6 +34,11 @@ fn each_change_has_a_command() {
     ] {
         assert_eq!(sandbox.done(&format!("disk {command}")), "", "{command}");
     }
+    sandbox.done("disk put -- disk.raw motd /etc/dashes");
+    sandbox.done("disk put disk.raw -- motd /etc/-dash");
+    assert_eq!(sandbox.done("disk cat disk.raw /etc/dashes /etc/-dash"), "hello\nhello\n");
+    sandbox.done("disk rm disk.raw /etc/dashes /etc/-dash");
+    assert_eq!((sandbox.run("disk put disk.raw motd").status, sandbox.run("disk put disk.raw motd etc").status), (2, 2));
     assert_eq!(sandbox.done("disk cat disk.raw /srv/link /srv/log/www/index.html"), "hello\nhello\n");
     let issue = stat(&sandbox, "/etc/issue.net");
     assert_eq!((&issue["mode"], &issue["links"], &issue["uid"]), (&"4755".into(), &2.into(), &0.into()));

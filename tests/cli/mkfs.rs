@@ -60,6 +60,16 @@ fn what_is_on_a_disk_is_overwritten_only_by_force() {
     assert!(report.contains(r#""label": "root""#) && !report.contains("swap"), "{report}");
     sandbox.tool("e2fsck").args(["-fn", "disk.raw?offset=1048576"]).run();
     sandbox.tool("e2fsck").args(["-fn", "disk.raw?offset=34603008"]).run();
+    // What has no name here is something as well, wherever it begins.
+    for at in [0, 1024, 4096, 1 << 20, (64 << 20) - 4096] {
+        let mut bytes = vec![0; 64 << 20];
+        bytes[at..][..4].copy_from_slice(&[0x10, 0x20, 0xf5, 0xf2]);
+        sandbox.file("other.raw", bytes);
+        let refused = sandbox.run("disk mkfs -f raw ext4 other.raw");
+        assert!(refused.status == 6 && refused.stderr.contains("the disk has something on it"), "{refused}");
+    }
+    sandbox.tool("qemu-img").args(["create", "-q", "-f", "qcow2", "image.qcow2", "8M"]).run();
+    assert!(sandbox.run("disk mkfs -f raw ext4 image.qcow2").stderr.contains("a qcow2 image on it"));
     sandbox.done("disk mkfs -f raw --force swap disk.raw");
     assert!(sandbox.tool("blkid").args(["-p", "disk.raw"]).run().contains("swap"));
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
+use vmimg_tests::mount::Mounted;
 use vmimg_tests::sandbox::Sandbox;
 
 use crate::PROGRAM;
@@ -101,7 +102,7 @@ assert got[1:8192] == b"a" * 8191 and got[8192:12288] == bytes(4096) and got[163
 h.shutdown()
 "#;
     let uri = served.uris[0].replacen("/one", "/", 1);
-    sandbox.tool("python3").args(["-c", script, &uri]).run();
+    sandbox.tool("/usr/bin/python3").args(["-c", script, &uri]).run();
     assert_eq!(served.stop().0, Some(0));
 }
 
@@ -174,7 +175,7 @@ for offset, length in (3 << 20, 1 << 20), (4 << 20, 4096), (4 << 20, 4 << 20):
 assert len(h.pread(3 << 20, 0)) == 3 << 20
 h.shutdown()
 "#;
-    sandbox.tool("python3").args(["-c", script, &served.uris[0]]).run();
+    sandbox.tool("/usr/bin/python3").args(["-c", script, &served.uris[0]]).run();
     let (status, said) = served.stop();
     assert!(status == Some(0) && said.contains("disk.raw"), "{said}");
 }
@@ -208,7 +209,7 @@ try:
 except nbd.Error:
     print(done)
 "#;
-    let mut child = sandbox.tool("python3").args(["-c", script, &served.uris[0]]).spawn_with(std::process::Stdio::piped());
+    let mut child = sandbox.tool("/usr/bin/python3").args(["-c", script, &served.uris[0]]).spawn_with(std::process::Stdio::piped());
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     assert_eq!(lines.next().unwrap().unwrap(), "go");
     thread::sleep(Duration::from_millis(100));
@@ -239,7 +240,7 @@ os.environ["LISTEN_PID"] = str(os.getpid())
 os.environ["LISTEN_FDS"] = "1"
 os.execv(sys.argv[1], sys.argv[1:])
 "#;
-    let tool = sandbox.tool("python3").args(["-c", script, PROGRAM, "nbd", "serve", "-r", "disk.qcow2"]);
+    let tool = sandbox.tool("/usr/bin/python3").args(["-c", script, PROGRAM, "nbd", "serve", "-r", "disk.qcow2"]);
     let served = Served::start_tool(tool, 1);
     let size = sandbox.tool("nbdinfo").args(["--size", "nbd+unix:///?socket=systemd.sock"]).run();
     assert_eq!(size.trim(), "8388608");
@@ -295,4 +296,59 @@ fn the_images_of_a_chain_are_told_apart_and_what_is_trimmed_takes_no_room() {
     let names: Vec<_> = info["exports"].as_array().unwrap().iter().map(|export| export["export-name"].as_str()).collect();
     assert_eq!(names, [Some("chain"), Some("raw")]);
     assert_eq!(served.stop().0, Some(0));
+}
+
+/// The disk under a qcow2 image is full for a while: what was written before is there all the time, and durable in the end.
+#[test]
+fn a_disk_of_the_host_that_is_full_for_a_while_loses_nothing() {
+    const SCRIPT: &str = r#"
+import errno, nbd, os, random, sys
+small, uri = sys.argv[1:]
+h = nbd.NBD()
+h.connect_uri(uri)
+h.pwrite(b"N" * 65536, 0)
+h.flush()
+h.pwrite(b"F" * 65536, 600 << 20)
+written = 1 << 20
+try:
+    while True:
+        h.pwrite(random.randbytes(1 << 16), written)
+        written += 1 << 16
+except nbd.Error as error:
+    assert error.errnum == errno.ENOSPC, error
+for _ in range(2):
+    assert h.pread(65536, 0) == b"N" * 65536 and h.pread(65536, 600 << 20) == b"F" * 65536
+    try:
+        h.flush()
+    except nbd.Error as error:
+        assert error.errnum == errno.ENOSPC, error
+os.unlink(small + "/ballast")
+h.flush()
+assert h.pread(65536, 600 << 20) == b"F" * 65536
+h.shutdown()
+"#;
+    let sandbox = Sandbox::new(PROGRAM);
+    let small = Mounted::memory(24 << 10);
+    let at = |name: &str| small.path(name).to_str().unwrap().to_owned();
+    fs::write(sandbox.path("base.raw"), vec![1; 1 << 20]).unwrap();
+    sandbox.done("image resize -f raw base.raw 2G");
+    sandbox.done(&format!("image create -f qcow2 -b {} -F raw {}", sandbox.path("base.raw").display(), at("over.qcow2")));
+    fs::write(at("ballast"), vec![7; 4 << 20]).unwrap();
+    let served = Served::start(&sandbox, &format!("-f qcow2 -k s.sock {}", at("over.qcow2")), 1);
+    sandbox.tool("/usr/bin/python3").args(["-c", SCRIPT, &at(""), &served.uris[0]]).run();
+    assert_eq!(served.stop().0, Some(0));
+    sandbox.done(&format!("image check -q {}", at("over.qcow2")));
+    sandbox.tool("qemu-io").args(["-r", "-c", "read -P 0x4e 0 65536", "-c", "read -P 0x46 600M 64k", &at("over.qcow2")]).run();
+}
+
+#[test]
+fn what_is_lost_at_the_end_is_not_hidden_by_the_signal() {
+    let sandbox = disks();
+    let below = Served::start(&sandbox, "-f raw -k below.sock disk.raw", 1);
+    let served = Served::start(&sandbox, &format!("-f raw -k s.sock {}", below.uris[0]), 1);
+    let write = "import nbd, sys, os, signal\nh = nbd.NBD(); h.connect_uri(sys.argv[1]); h.pwrite(b'x' * 512, 0)\n\
+        os.kill(int(sys.argv[2]), signal.SIGKILL)";
+    sandbox.tool("/usr/bin/python3").args(["-c", write, &served.uris[0], &below.pid().to_string()]).run();
+    let (status, said) = served.stop();
+    assert!(status.is_some_and(|status| status != 0) && said.contains("error: "), "{status:?} {said}");
 }

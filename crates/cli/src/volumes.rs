@@ -130,6 +130,26 @@ pub fn known_content(volume: &dyn BlockRead) -> Result<Option<&'static str>, Com
     Ok(None)
 }
 
+/// Returns whether both ends of a disk or volume are zeros, where partition tables and file systems have their marks.
+///
+/// # Errors
+///
+/// The failure of the disk.
+pub fn is_empty(volume: &dyn BlockRead) -> Result<bool, CommandError> {
+    let len = END.min(volume.size());
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+    for offset in [0, volume.size().saturating_sub(len)] {
+        volume.read_exact_at(&mut bytes, offset)?;
+        if bytes.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Bytes of an end: VMFS begins at 1 MiB, what others call their superblock before that.
+const END: u64 = 2 << 20;
+
 /// The names of contents that are more than names.
 pub const EXT: &str = "ext4";
 /// See [`EXT`].
@@ -151,4 +171,9 @@ const MAGICS: &[(u64, &[u8], &str)] = &[
     (32769, b"CD001", "ISO 9660"),
     (65600, b"_BHRfS_M", BTRFS),
     (1080, &[0x53, 0xEF], EXT),
+    (0, b"QFI\xfb", "a qcow2 image"),
+    (0, &[0x1F, 0x8B, 8], "gzip"),
+    (0, b"\xfd7zXZ\0", "xz"),
+    (0, &[0x28, 0xB5, 0x2F, 0xFD], "zstd"),
+    (0, b"BZh", "bzip2"),
 ];

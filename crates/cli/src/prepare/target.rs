@@ -26,6 +26,7 @@ use crate::machine::{DiskRecord, MachineName};
 use crate::open::{self, TrustArgs};
 use crate::place::Place;
 use crate::size::Size;
+use crate::volumes::is_empty;
 
 /// The export that becomes a machine's disk.
 #[derive(Clone, Debug)]
@@ -47,7 +48,7 @@ impl Target {
         // What the domain cannot be told is refused before anything else.
         target.export()?;
         let disk = target.writable(context)?;
-        if !force && !holds_nothing(&disk)? {
+        if !force && !is_empty(&disk)? {
             let message = format!("`{}` holds something already", target.uri);
             return Err(CommandError::new(ErrorKind::Refused, message).hint("`--force` overwrites it"));
         }
@@ -124,19 +125,6 @@ pub(super) fn refuse_shared(requests: &[Request], context: &Context) -> Result<(
     Ok(())
 }
 
-/// Returns whether both ends of a disk are zeros, where partition tables and file systems begin.
-fn holds_nothing(disk: &dyn BlockRead) -> Result<bool, CommandError> {
-    let len = END.min(disk.size());
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
-    for offset in [0, disk.size().saturating_sub(len)] {
-        disk.read_exact_at(&mut bytes, offset)?;
-        if bytes.iter().any(|byte| *byte != 0) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 fn interrupted() -> Error {
     Error::new(imgcore::block::ErrorKind::Io, "interrupted")
 }
@@ -173,8 +161,5 @@ impl BlockRead for Headless<'_> {
 
 /// Bytes that are written last: partition tables, boot sector, superblock.
 const FRONT: u64 = 64 << 10;
-
-/// Bytes of each end that must be zeros in an export that holds nothing.
-const END: u64 = 1 << 20;
 
 const SECTOR: u64 = 512;

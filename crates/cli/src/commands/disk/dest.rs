@@ -1,5 +1,6 @@
 //! Where something goes in a guest.
 
+use std::path::Path;
 use std::str::FromStr;
 
 use imgcore::fs::{FileSystem, GuestPath, PathError};
@@ -23,6 +24,18 @@ impl FromStr for Dest {
 }
 
 impl Dest {
+    /// Returns the one that the command line names.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`] when it is no path of a guest.
+    pub(super) fn named(text: &Path) -> Result<Self, CommandError> {
+        let unfit =
+            |why: String| CommandError::new(ErrorKind::Usage, format!("`{}` is no path in a guest: {why}", text.display()));
+        let text = text.to_str().ok_or_else(|| unfit("it is not UTF-8".to_owned()))?;
+        text.parse().map_err(|error: PathError| unfit(error.to_string()))
+    }
+
     /// Returns where something called `name` goes: into the folder that exists, or else to the path itself, which a folder may have a
     /// slash behind.
     ///

@@ -1,15 +1,17 @@
 //! `vmimg disk get`: a file or folder of a guest comes to the host.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use imgcore::block::{BlockRead, ByteRange, extents};
 use imgcore::fs::{FileKind, GuestPath, Metadata};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rand_core::RngCore as _;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
 
 use super::tar;
 use super::volume::{Volume, VolumeArgs};
@@ -74,8 +76,38 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::openat(CWD, folder, flags, Mode::empty()).map_err(|error| cannot(folder, error))?;
     let mut copy = Copy { context, volume: &volume, passed_over: PassedOver::default() };
-    copy.copy(&folder, name, &args.path, found, &dest)?;
+    refuse_existing(&folder, name, &dest)?;
+    // Nobody takes for whole what an error or a signal has ended.
+    let draft = OsString::from(format!(".vmimg-{:016x}", context.entropy(None).next_u64()));
+    let copied = copy.copy(&folder, &draft, &args.path, found, &dest);
+    copied.and_then(|()| publish(&folder, &draft, name, &dest)).inspect_err(|_| remove(&folder, &draft))?;
     copy.passed_over.check()
+}
+
+fn refuse_existing(folder: &OwnedFd, name: &OsStr, shown: &Path) -> Result<(), CommandError> {
+    match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(cannot(shown, error)),
+        Ok(_) => Err(cannot(shown, Errno::EXIST)),
+    }
+}
+
+/// Gives what was copied its name, which nothing has.
+fn publish(folder: &OwnedFd, draft: &OsStr, name: &OsStr, shown: &Path) -> Result<(), CommandError> {
+    let renamed = match rustix::fs::renameat_with(folder, draft, folder, name, RenameFlags::NOREPLACE) {
+        // A file system that does not know the flag.
+        Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(folder, draft, folder, name),
+        renamed => renamed,
+    };
+    renamed.map_err(|error| cannot(shown, error))
+}
+
+/// Removes what was copied in part.
+fn remove(folder: &OwnedFd, draft: &OsStr) {
+    let path = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(draft);
+    if std::fs::remove_file(&path).is_err() {
+        let _left = std::fs::remove_dir_all(&path);
+    }
 }
 
 struct Copy<'a> {
@@ -216,8 +248,8 @@ fn times(found: &Metadata) -> Timestamps {
     Timestamps { last_access, last_modification: Timespec { tv_sec: found.mtime, tv_nsec: i64::from(found.mtime_nanos) } }
 }
 
-fn cannot(path: &Path, error: rustix::io::Errno) -> CommandError {
-    if error == rustix::io::Errno::EXIST {
+fn cannot(path: &Path, error: Errno) -> CommandError {
+    if error == Errno::EXIST {
         let message = format!("`{}` exists", path.display());
         return CommandError::new(ErrorKind::Refused, message).hint("name a new file, or remove that one");
     }

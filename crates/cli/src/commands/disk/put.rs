@@ -2,7 +2,7 @@
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use imgcore::fs::{Attributes, Content, Edit, EditPlan, Error, GuestPath};
@@ -22,9 +22,7 @@ use crate::output::ReportArgs;
 
 /// The arguments of `vmimg disk put`.
 #[derive(Debug, clap::Args)]
-#[command(
-    allow_missing_positional = true,
-    after_help = "\
+#[command(after_help = "\
 A folder is copied with all that is in it. An existing folder DEST gets SOURCE
 under its own name. A file that exists gets new contents and keeps its owner,
 permissions and attributes; a new one has the permissions of the source and is
@@ -41,8 +39,7 @@ Examples:
   vmimg disk put web1.qcow2 site /srv/www
   echo web1 | vmimg disk put web1.qcow2 - /etc/hostname
   vmimg disk put --archive web1.qcow2 /srv/app /srv/app
-  tar -C site -c . | vmimg disk put --tar - web1.qcow2 /srv/www"
-)]
+  tar -C site -c . | vmimg disk put --tar - web1.qcow2 /srv/www")]
 pub(super) struct Args {
     #[command(flatten)]
     change: ChangeArgs,
@@ -60,29 +57,37 @@ pub(super) struct Args {
     #[arg(short = 'r', short_alias = 'R', long = "recursive", hide = true)]
     _recursive: bool,
     /// Unpack this tar archive, `-` for standard input, instead of SOURCE
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "mode", "owner", "archive"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["mode", "owner", "archive"])]
     tar: Option<PathBuf>,
-    /// The file, folder or pipe on the host, `-` for standard input
-    #[arg(value_name = "SOURCE", required_unless_present = "tar")]
-    source: Option<PathBuf>,
-    /// The path in the guest
-    #[arg(value_name = "DEST")]
-    dest: Dest,
+    /// The file, folder or pipe on the host, `-` for standard input, and the
+    /// path in the guest; with `--tar` the path alone
+    #[arg(value_names = ["SOURCE", "DEST"], num_args = 1..=2, required = true)]
+    paths: Vec<PathBuf>,
     #[command(flatten)]
     report: ReportArgs,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    if let Some(file) = &args.tar {
-        let archive = tar::open(context, file, &args.change.volume.image)?;
-        let plan = tar::plan(context, archive, &args.dest.path)?;
-        return carry_out(context, &args.change, args.report, plan);
-    }
-    let source = args.source.as_deref().unwrap_or(Path::new(""));
+    let (source, dest) = match (&args.tar, args.paths.as_slice()) {
+        (Some(file), [dest]) => {
+            let archive = tar::open(context, file, &args.change.volume.image)?;
+            let plan = tar::plan(context, archive, &Dest::named(dest)?.path)?;
+            return carry_out(context, &args.change, args.report, plan);
+        }
+        (None, [source, dest]) => (source.as_path(), Dest::named(dest)?),
+        (Some(_), _) => {
+            let error = CommandError::new(ErrorKind::Usage, "`--tar` is the source, and only DEST stands behind the image");
+            return Err(error.hint("as in `vmimg disk put --tar site.tar web1.qcow2 /srv/www`"));
+        }
+        (None, _) => {
+            let error = CommandError::new(ErrorKind::Usage, "SOURCE and DEST stand behind the image");
+            return Err(error.hint("as in `vmimg disk put web1.qcow2 motd /etc/motd`"));
+        }
+    };
     if !args.archive
         && let Some(pipe) = Pipe::open(context, source)?
     {
-        let plan = from_pipe(args, context, pipe)?;
+        let plan = from_pipe(args, dest, context, pipe)?;
         return carry_out(context, &args.change, args.report, plan);
     }
     let source = context.absolute(source);
@@ -90,7 +95,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let found = fs::metadata(&source).map_err(|error| cannot_read(&source, error))?;
     let volume = Volume::open(context, &args.change.volume)?;
     let name = source.file_name().and_then(|name| name.to_str());
-    let dest = args.dest.clone().of(volume.file_system(), name, found.is_dir())?;
+    let dest = dest.of(volume.file_system(), name, found.is_dir())?;
     if args.mode.is_some() && found.is_dir() {
         return Err(CommandError::new(ErrorKind::Usage, "`--mode` is for a single file, and this is a folder"));
     }
@@ -102,11 +107,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 }
 
 /// Returns the step that makes a file of what comes through a pipe.
-fn from_pipe(args: &Args, context: &Context, pipe: Pipe) -> Result<EditPlan, CommandError> {
+fn from_pipe(args: &Args, dest: Dest, context: &Context, pipe: Pipe) -> Result<EditPlan, CommandError> {
     let volume = Volume::open(context, &args.change.volume)?;
     let space = volume.space()?;
     let room = space.blocks.saturating_mul(u64::from(space.block_size));
-    let path = args.dest.clone().of(volume.file_system(), None, false)?;
+    let path = dest.of(volume.file_system(), None, false)?;
     let attributes = new_attributes(args, &volume, &path, 0o644);
     drop(volume);
     let content = Content::Disk(Arc::new(pipe.read(context, &args.change.volume.image, room)?));

@@ -151,14 +151,17 @@ pub(super) fn refuse_other(volume: &dyn BlockRead, id: &VolumeId) -> Result<(), 
         Some(EXT) => Ok(()),
         None => {
             let message = format!("{} holds no known file system", id.described());
-            Err(CommandError::new(ErrorKind::Unsupported, message)
-                .hint("`vmimg disk mkfs` makes one; `e2fsck -b 32768` looks for an ext4 that has lost its superblock"))
+            Err(CommandError::new(ErrorKind::Unsupported, message).hint(
+                "`vmimg disk inspect` shows what there is; `e2fsck -b 32768` looks for an ext4 that has lost its superblock",
+            ))
         }
         Some(name) => {
             let message = format!("{} holds {name}, which is not supported", id.described());
             let error = CommandError::new(ErrorKind::Unsupported, message);
             Err(match name {
                 XFS | BTRFS => error.hint("`--via nbd` has the kernel read and change it, for root"),
+                "gzip" | "xz" | "zstd" | "bzip2" => error.hint("it is a compressed file: unpack it first"),
+                "a qcow2 image" => error.hint("`-f qcow2`, or no `-f` at all, reads the disk in it"),
                 _ => error,
             })
         }

@@ -27,14 +27,15 @@ use crate::open::TrustArgs;
 use crate::output::{ReportArgs, human_size, printable, warn};
 use crate::place::Place;
 use crate::size::Size;
-use crate::volumes::known_content;
+use crate::volumes::{is_empty, known_content};
 
 /// The arguments of `vmimg disk mkfs`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 With SIZE, IMG is a new image; without it, one that is there, and all of its disk
-or the partition N is made anew. A disk with anything known on it is refused
-unless `--force` is given. What is not said is as mke2fs and mkswap choose it.
+or the partition N is made anew. One that has anything but zeros at its ends is
+refused unless `--force` is given. What is not said is as mke2fs and mkswap
+choose it.
 
 Examples:
   vmimg disk mkfs -f qcow2 -L ephemeral0 ext4 data.qcow2 20G
@@ -159,6 +160,7 @@ fn make_on_existing(args: &Args, context: &Context, uuid: Uuid) -> Result<Made, 
     let changed = change(context, &ChangeArgs::new(volume, args.undo_log.clone()), task, |part| {
         let is_disk = id == VolumeId::Partition(0);
         let known = if is_disk && Table::read(part)?.is_some() { Some("a partition table") } else { known_content(part)? };
+        let known = if known.is_none() && !is_empty(part)? { Some("something") } else { known };
         if let Some(known) = known.filter(|_| !args.force) {
             let place = if is_disk { "the disk".to_owned() } else { id.described() };
             return Err(CommandError::new(ErrorKind::Refused, format!("{place} has {known} on it"))

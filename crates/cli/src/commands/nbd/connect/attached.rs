@@ -68,9 +68,12 @@ pub(super) fn run(args: &Args, wanted: Option<Device>, context: &Context) -> Res
     let served = side.serve(&server, wanted);
     let closed = export.close().map_err(CommandError::from);
     reports.try_iter().for_each(|line| warn(context, line));
-    served.and(closed)?;
-    context.interrupt().answer();
-    Ok(())
+    let done = served.and(closed);
+    if !done.as_ref().is_err_and(|error| error.kind() == ErrorKind::Interrupted) {
+        // What went wrong is not hidden by the signal either.
+        context.interrupt().answer();
+    }
+    done
 }
 
 impl Side<'_> {

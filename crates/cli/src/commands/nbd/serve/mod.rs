@@ -116,9 +116,9 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         context.interrupt().is_set()
     });
     reports.try_iter().for_each(|line| warn(context, line));
-    served.map_err(|error| CommandError::io("cannot serve", error))?;
+    // What went wrong is not hidden by the signal that a server ends by.
     context.interrupt().answer();
-    Ok(())
+    served.map_err(|error| CommandError::io("cannot serve", error))
 }
 
 /// Returns the names of the exports, in the order of the images.

@@ -1,6 +1,7 @@
 //! Files of the host as contents of a guest's.
 
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use imgcore::storage::{Access, FileDisk};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
 use crate::place::Place;
+use crate::size::Size;
 
 /// Makes contents of files, and knows how many of them are in memory.
 #[derive(Debug)]
@@ -43,6 +45,9 @@ impl Contents {
     /// [`ErrorKind::Refused`] when it is the image, and the failure of the operating system.
     pub(super) fn of(&mut self, source: PathBuf, found: &Metadata) -> Result<Content, CommandError> {
         self.refuse_image(&source, found)?;
+        if found.size() == 0 {
+            return unsized_content(&source, SMALL);
+        }
         let is_dense = found.blocks().saturating_mul(512) >= found.size();
         let held = self.held.saturating_add(found.size());
         let file = HostFile { path: source, seen: Seen::of(found) };
@@ -67,6 +72,23 @@ impl Contents {
         let message = format!("`{}` is the image itself, which cannot be put into itself", source.display());
         Err(CommandError::new(ErrorKind::Refused, message))
     }
+}
+
+/// Returns the contents, of `most` bytes or fewer, of a file that says it has none: those of the kernel, as in `/proc`, only say so.
+fn unsized_content(source: &Path, most: u64) -> Result<Content, CommandError> {
+    let cannot = |error| CommandError::io(format!("cannot read `{}`", source.display()), error);
+    let mut bytes = Vec::new();
+    let file = File::open(source).map_err(cannot)?;
+    (&file).take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(cannot)?;
+    if file.metadata().map_err(cannot)?.size() > 0 {
+        let message = format!("`{}` was changed while it was read", source.display());
+        return Err(CommandError::new(ErrorKind::Refused, message));
+    }
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > most {
+        let message = format!("`{}` does not say how large it is, and has more than {}", source.display(), Size(most));
+        return Err(CommandError::new(ErrorKind::Refused, message).hint("copy it to a file, and put that in"));
+    }
+    Ok(bytes.into())
 }
 
 /// A file of the host that is open only while it is read, as there may be more of them than may be open.
@@ -147,6 +169,19 @@ mod tests {
     use super::Contents;
     use crate::context::Context;
     use crate::error::ErrorKind;
+
+    #[test]
+    fn a_file_of_the_kernel_is_read_though_it_says_it_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = Context::detached(folder.path().to_owned(), Box::new(std::io::sink()), Box::new(std::io::sink()));
+        let mut contents = Contents::new(&context, Path::new("image")).unwrap();
+        let mut of = |path: &Path| contents.of(path.to_owned(), &path.metadata().unwrap());
+        let Ok(Content::Bytes(bytes)) = of(Path::new("/proc/version")) else { panic!("not read") };
+        assert_eq!(bytes.to_vec(), fs::read("/proc/version").unwrap());
+        fs::write(folder.path().join("empty"), "").unwrap();
+        assert_eq!(of(&folder.path().join("empty")).unwrap().len(), 0);
+        assert_eq!(super::unsized_content(Path::new("/proc/version"), 3).unwrap_err().kind(), ErrorKind::Refused);
+    }
 
     #[test]
     fn a_file_that_changes_meanwhile_is_no_source() {

@@ -26,7 +26,8 @@ pub struct Args {
     /// The machine
     #[arg(value_name = "NAME")]
     name: MachineName,
-    /// The account in the guest [default: the image's own, or root]
+    /// The account in the guest [default: the first that `prepare` gave keys
+    /// to, or root]
     #[arg(long, short = 'l', value_name = "USER")]
     user: Option<String>,
     /// The private key [default: what ssh finds]

@@ -37,6 +37,25 @@ fn metadata_without_a_config_drive_is_refused() {
 }
 
 #[test]
+fn a_router_outside_of_the_networks_needs_a_seed_that_says_so() {
+    let sandbox = with_base();
+    let machine = |seed: &str| {
+        let config = "{addresses: [203.0.113.5/32], gateway4: 203.0.113.1}";
+        sandbox.file(
+            "m.yaml",
+            format!("machines: {{web1: {{image: ./base.qcow2, datasource: {seed}, networks: [{{config: {config}}}]}}}}"),
+        );
+        vmimg(&sandbox, "prepare -f m.yaml")
+    };
+    let outcome = machine("config-drive");
+    assert_eq!(outcome.status, 2, "{outcome}");
+    assert!(outcome.stderr.contains("203.0.113.1 is on the link of eth0") && outcome.stderr.contains("NoCloud"), "{outcome}");
+    assert_eq!(machine("nocloud").status, 0);
+    let iso = String::from_utf8_lossy(&fs::read(sandbox.path("r/web1/seed.iso")).unwrap()).into_owned();
+    assert!(iso.contains("on-link: true"), "{iso}");
+}
+
+#[test]
 fn a_master_and_its_fingerprint_are_checked() {
     let sandbox = with_base();
     let outcome = vmimg(&sandbox, "prepare web1 --image ./base.qcow2 --minion-master m --minion-finger nonsense");

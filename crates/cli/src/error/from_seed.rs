@@ -23,7 +23,11 @@ impl From<keys::ssh::Error> for CommandError {
 
 impl From<document::Error> for CommandError {
     fn from(error: document::Error) -> Self {
-        Self::from_source(ErrorKind::Usage, None, error)
+        let hint = match error {
+            document::Error::OffNetwork { .. } => Some("a NoCloud seed says it, to guests with netplan"),
+            _ => None,
+        };
+        Self::from_source(ErrorKind::Usage, hint, error)
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rand_core::RngCore;
 use seed::document::{CONFIG_DRIVE_LABEL, ConfigDrive, NOCLOUD_LABEL, NoCloud, Tree, UserData};
+use seed::guest::Guest;
 use seed::identity::{Identity, Randomness};
 use seed::keys::minion::MinionKey;
 use seed::keys::ssh;
@@ -95,8 +96,9 @@ impl Plan {
         let mut material = material(settings, &seed, &randomness, context)?;
         material.datasource = settings.datasource.for_guest(base.guest.cloud_init) != Datasource::None;
         let check = || context.interrupt().check();
-        let planned = seed::plan::plan(&base.guest, &opened.tree, &seed, &material, check)?;
+        let mut planned = seed::plan::plan(&base.guest, &opened.tree, &seed, &material, check)?;
         let network = network(&nics, &identity)?;
+        planned.notes.extend(unreached(&network, &base.guest));
         let folder = root.folder(name);
         let data = data::disks(settings, &randomness, context.unix_time())?;
         let making = Making { settings, seed: &seed, identity: &identity, randomness: &randomness, data: &data, context };
@@ -194,6 +196,14 @@ fn network(nics: &[Nic], identity: &Identity) -> Result<ResolvedNetwork, Command
         interface.mac = Some(*mac);
     }
     Ok(network.resolve(&identity.macs)?)
+}
+
+/// Returns a warning when the guest may not reach a router: cloud-init writes `on-link` for netplan, and with luck for others.
+fn unreached(network: &ResolvedNetwork, guest: &Guest) -> Option<Note> {
+    let (interface, router) = network.off_network_router()?;
+    let text =
+        format!("the router {router} is in no network of {interface}: without netplan the guest may have no route to it");
+    (guest.network.first() != Some(&seed::guest::Network::Netplan)).then_some(Note::Warning(text))
 }
 
 impl Making<'_> {

@@ -98,7 +98,7 @@ impl ConfigDrive {
     ///
     /// # Errors
     ///
-    /// [`Error::Value`] for an empty host name or more files than the format can number, [`Error::Tree`] when the contents are
+    /// [`Error::Value`] for an empty host name or more files than the format can number, [`Error::OffNetwork`], [`Error::Tree`] when the contents are
     /// too large.
     pub fn tree(&self) -> Result<Tree, Error> {
         if self.hostname.trim().is_empty() {
@@ -106,6 +106,9 @@ impl ConfigDrive {
         }
         if self.files.len() > MAX_FILES {
             return Err(Error::Value { what: "the list of injected files", rule: "has more than 10000 entries" });
+        }
+        if let Some((interface, router)) = self.network.as_ref().and_then(ResolvedNetwork::off_network_router) {
+            return Err(Error::OffNetwork { interface: interface.to_owned(), router });
         }
         let mut tree = Tree::new();
         let user_data = self.user_data.as_ref().map(UserData::encode).transpose()?;

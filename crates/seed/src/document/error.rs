@@ -12,6 +12,14 @@ pub enum Error {
         /// The rule that it breaks.
         rule: &'static str,
     },
+    /// A router is in none of its interface's networks, which a config drive has no word for.
+    #[error("the config drive cannot say that the router {router} is on the link of {interface}, in none of its networks")]
+    OffNetwork {
+        /// The interface's name.
+        interface: String,
+        /// The router.
+        router: std::net::IpAddr,
+    },
     /// The documents and injected files do not form a tree.
     #[error("the seed's files do not form a tree")]
     Tree(#[from] TreeError),

@@ -47,6 +47,13 @@ impl Cidr {
         }
     }
 
+    /// Returns whether `address` is in the network.
+    #[must_use]
+    pub fn contains(self, address: IpAddr) -> bool {
+        let family = self.address.is_ipv4() == address.is_ipv4();
+        family && Self { address, prefix: self.prefix }.network() == self.network()
+    }
+
     /// Returns the network's own address: the bits behind the prefix are zero.
     #[must_use]
     pub fn network(self) -> IpAddr {
@@ -112,6 +119,17 @@ mod tests {
             assert_eq!(cidr.netmask().to_string(), mask);
             assert_eq!(cidr.network().to_string(), network);
         }
+    }
+
+    #[test]
+    fn a_network_contains_what_begins_like_it() {
+        let contains = |network: &str, address: &str| network.parse::<Cidr>().unwrap().contains(address.parse().unwrap());
+        assert!(
+            contains("192.0.2.10/24", "192.0.2.1") && contains("10.1.2.3/0", "192.0.2.1") && contains("::1/0", "2001:db8::1")
+        );
+        assert!(
+            !contains("192.0.2.10/24", "192.0.3.1") && !contains("192.0.2.5/32", "192.0.2.1") && !contains("0.0.0.0/0", "::1")
+        );
     }
 
     #[test]

@@ -89,6 +89,19 @@ struct ResolvedInterface {
     settings: Interface,
 }
 
+impl ResolvedInterface {
+    /// Returns whether a guest has to be told that `router` is on the link.
+    fn is_off_network(&self, router: IpAddr) -> bool {
+        let settings = &self.settings;
+        // DHCP gives a network that is not known here; a link-local router is on the link by its address.
+        let known = match router {
+            IpAddr::V4(_) => settings.dhcp4,
+            IpAddr::V6(router) => settings.dhcp6 || router.is_unicast_link_local(),
+        };
+        !known && !settings.addresses.iter().any(|cidr| cidr.contains(router))
+    }
+}
+
 impl Network {
     /// Returns `interfaces` interfaces that all ask a DHCP server for IPv4 addresses.
     #[must_use]
@@ -112,6 +125,19 @@ impl ResolvedNetwork {
     /// Returns each interface's MAC address and name, in order.
     pub fn interfaces(&self) -> impl Iterator<Item = (MacAddress, &str)> {
         self.interfaces.iter().map(|interface| (interface.mac, interface.name.as_str()))
+    }
+
+    /// Returns a router that is on the link of its interface without being in a network of it, and the interface's name: OpenStack's
+    /// network data cannot say how to reach one.
+    #[must_use]
+    pub fn off_network_router(&self) -> Option<(&str, IpAddr)> {
+        let mut found = self.interfaces.iter().filter_map(|interface| {
+            let settings = &interface.settings;
+            let gateways = settings.gateway4.map(IpAddr::from).into_iter().chain(settings.gateway6.map(IpAddr::from));
+            let mut routers = gateways.chain(settings.routes.iter().map(|route| route.via));
+            Some((interface.name.as_str(), routers.find(|router| interface.is_off_network(*router))?))
+        });
+        found.next()
     }
 
     /// Returns the network as cloud-init's network config, version 2, without the outer key `network`.

@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use serde_json::{Map, Value, json};
 
 use super::ResolvedInterface;
@@ -45,10 +47,17 @@ fn ethernet(interface: &ResolvedInterface) -> Map<String, Value> {
 /// Default routes as routes, since `gateway4` and `gateway6` are deprecated.
 fn routes(interface: &ResolvedInterface) -> Vec<Value> {
     let settings = &interface.settings;
-    let ipv4 = settings.gateway4.map(|via| json!({"to": "0.0.0.0/0", "via": via}));
-    let ipv6 = settings.gateway6.map(|via| json!({"to": "::/0", "via": via}));
-    let others = settings.routes.iter().map(|route| json!(route));
-    ipv4.into_iter().chain(ipv6).chain(others).collect()
+    let ipv4 = settings.gateway4.map(|via| (json!({"to": "0.0.0.0/0", "via": via}), IpAddr::from(via)));
+    let ipv6 = settings.gateway6.map(|via| (json!({"to": "::/0", "via": via}), IpAddr::from(via)));
+    let others = settings.routes.iter().map(|route| (json!(route), route.via));
+    let routes = ipv4.into_iter().chain(ipv6).chain(others).map(|(mut route, via)| {
+        // Spec: netplan, `on-link`: "When set to true, specifies that the route is directly connected to the interface."
+        if let Some(keys) = route.as_object_mut().filter(|_| interface.is_off_network(via)) {
+            keys.insert("on-link".to_owned(), true.into());
+        }
+        route
+    });
+    routes.collect()
 }
 
 #[cfg(test)]
@@ -76,5 +85,22 @@ mod tests {
                 "nameservers": {"addresses": ["192.0.2.53"], "search": ["example.org"]}, "mtu": 1400},
         }});
         assert_eq!(resolved.to_network_config(), expected);
+        assert_eq!(resolved.off_network_router(), None);
+    }
+
+    #[test]
+    fn a_router_outside_of_the_networks_is_said_to_be_on_the_link() {
+        let network: Network = serde_json::from_value(json!({"interfaces": [
+            {"addresses": ["203.0.113.5/32", "2001:db8::5/128"], "gateway4": "203.0.113.1", "gateway6": "fe80::1",
+             "routes": [{"to": "10.0.0.0/8", "via": "203.0.113.1"}]},
+        ]}))
+        .unwrap();
+        let resolved = network.resolve(&["52:54:00:00:00:01".parse().unwrap()]).unwrap();
+        let expected = json!([
+            {"to": "0.0.0.0/0", "via": "203.0.113.1", "on-link": true}, {"to": "::/0", "via": "fe80::1"},
+            {"to": "10.0.0.0/8", "via": "203.0.113.1", "on-link": true},
+        ]);
+        assert_eq!(resolved.to_network_config()["ethernets"]["eth0"]["routes"], expected);
+        assert_eq!(resolved.off_network_router(), Some(("eth0", "203.0.113.1".parse().unwrap())));
     }
 }

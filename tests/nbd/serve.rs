@@ -209,7 +209,8 @@ try:
 except nbd.Error:
     print(done)
 "#;
-    let mut child = sandbox.tool("/usr/bin/python3").args(["-c", script, &served.uris[0]]).spawn_with(std::process::Stdio::piped());
+    let mut child =
+        sandbox.tool("/usr/bin/python3").args(["-c", script, &served.uris[0]]).spawn_with(std::process::Stdio::piped());
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     assert_eq!(lines.next().unwrap().unwrap(), "go");
     thread::sleep(Duration::from_millis(100));

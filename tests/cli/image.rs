@@ -595,3 +595,31 @@ fn amend_takes_and_refuses_what_qemu_img_does() {
     let list = |text: String| text.lines().filter(|line| !line.contains("encrypt.")).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(list(sandbox.done("image amend -f qcow2 -o help")), list(qemu("amend -f qcow2 -o help")));
 }
+
+#[test]
+fn of_what_is_said_twice_the_last_counts_as_with_qemu_img() {
+    let sandbox = sandbox();
+    sandbox.done("image create -q -q -f raw -f qcow2 -o compat=0.10 -o cluster_size=4k a.qcow2 8M");
+    sandbox.done("image convert -p -p -O raw -O qcow2 a.qcow2 b.qcow2");
+    let info = sandbox.done("image info -f raw -f qcow2 a.qcow2");
+    assert!(info.contains("cluster_size: 4096") && info.contains("compat: 0.10"), "{info}");
+}
+
+#[test]
+fn options_of_a_format_are_listed() {
+    let sandbox = sandbox();
+    for line in ["create -f FORMAT -o help", "create -f FORMAT -o help a 1M", "convert -O FORMAT -o size=1,help a b"] {
+        for format in ["raw", "qcow2"] {
+            let ours = sandbox.done(&format!("image {}", line.replace("FORMAT", format)));
+            let theirs = sandbox.tool("qemu-img").args(["create", "-f", format, "-o", "help", "a"]).run();
+            let listed =
+                |line: &&str| line.starts_with("  ") && !line.contains("encrypt") && !line.contains("extent_size_hint");
+            let sorted = |text: &str| {
+                let mut lines: Vec<String> = text.lines().filter(listed).map(str::to_owned).collect();
+                lines.sort();
+                lines
+            };
+            assert_eq!(sorted(&ours), sorted(&theirs), "{line}");
+        }
+    }
+}

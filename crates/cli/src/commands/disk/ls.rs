@@ -4,10 +4,10 @@ use imgcore::fs::{DirEntry, FileKind, FileSystem, GuestPath, Metadata};
 use serde::Serialize;
 
 use super::volume::{Volume, VolumeArgs};
-use super::walk::Met;
+use super::walk::{Met, PassedOver};
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::output::{ReportArgs, print_json, printable, table, warn};
+use crate::output::{ReportArgs, print_json, printable, table};
 use crate::time::utc;
 
 /// The arguments of `vmimg disk ls`.
@@ -57,9 +57,13 @@ struct Listed {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let volume = Volume::open(context, &args.volume)?;
-    let mut listing = Listing { context, args, files: volume.file_system(), all: Vec::new() };
+    let mut listing =
+        Listing { context, args, files: volume.file_system(), all: Vec::new(), passed_over: PassedOver::default() };
     listing.start()?;
-    if args.report.json { print_json(context, &listing.all) } else { Ok(()) }
+    if args.report.json {
+        print_json(context, &listing.all)?;
+    }
+    listing.passed_over.check()
 }
 
 struct Listing<'a> {
@@ -68,6 +72,7 @@ struct Listing<'a> {
     files: &'a dyn FileSystem,
     /// What JSON will say; text is printed folder by folder.
     all: Vec<Listed>,
+    passed_over: PassedOver,
 }
 
 impl Listing<'_> {
@@ -111,8 +116,7 @@ impl Listing<'_> {
         let mut files = Vec::with_capacity(entries.len());
         for entry in entries {
             let Some(path) = path_of(folder, entry) else {
-                // A name that no path can have, as one that is not UTF-8.
-                warn(self.context, format!("cannot look at `{}` in `{folder}`", printable(&entry.name)));
+                self.passed_over.add(self.context, &entry.name, folder);
                 continue;
             };
             let name = if self.args.report.json { path.to_string() } else { text(&entry.name) };

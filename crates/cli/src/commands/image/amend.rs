@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use imgcore::image::{Format, OpenOptions, Storage};
 use imgcore::qcow2::{AmendOptions, Image, Version};
 
-use super::options::{CreateOptions, split};
+use super::options::{CreateOptions, asks_for_help, split};
 use super::reference::{SourceArgs, parse_format};
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
@@ -54,7 +54,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     if pairs.is_empty() {
         return Err(CommandError::new(ErrorKind::Usage, "the list of options is empty"));
     }
-    if pairs.iter().any(|pair| pair == "help" || pair == "?") {
+    if asks_for_help(&args.options) {
         return context.write_out(HELP.as_bytes());
     }
     let name = args.image.as_ref().ok_or_else(|| CommandError::new(ErrorKind::Usage, "the image is missing"))?;

@@ -10,7 +10,7 @@ use imgcore::nbd::Uri;
 use imgcore::qcow2::NewBitmap;
 
 use super::convert_options::{self, Cache, Snapshot};
-use super::options::CreateOptions;
+use super::options::{self, CreateOptions};
 use super::reference::{ImageReference, SourceArgs, parse_format, plain_path};
 use super::watch::{Paced, READERS, Watch, threads};
 use crate::context::Context;
@@ -102,11 +102,14 @@ pub(super) struct Args {
     #[arg(short = 'T', value_name = "CACHE", hide = true)]
     source_cache: Option<Cache>,
     /// The images, one behind the other, and the copy
-    #[arg(value_name = "IMG", required = true)]
+    #[arg(value_name = "IMG", required_unless_present = "options")]
     images: Vec<OsString>,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
+    if let Some(help) = options::help(&args.output_format, &args.options) {
+        return context.write_out(help.as_bytes());
+    }
     check(&args)?;
     let (copy, images) = args.images.split_last().unwrap_or((const { &OsString::new() }, &[]));
     let mut disks = Vec::with_capacity(images.len());

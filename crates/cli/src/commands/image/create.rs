@@ -6,7 +6,7 @@ use imgcore::block::BlockRead;
 use imgcore::image::{self, Format};
 use imgcore::qcow2::Compression;
 
-use super::options::CreateOptions;
+use super::options::{self, CreateOptions};
 use super::reference::plain_path;
 use crate::context::Context;
 use crate::error::{CommandError, ErrorKind};
@@ -43,19 +43,23 @@ pub(super) struct Args {
     #[command(flatten)]
     trust: TrustArgs,
     /// The new image
-    #[arg(value_name = "IMG")]
-    image: PathBuf,
+    #[arg(value_name = "IMG", required_unless_present = "options")]
+    image: Option<PathBuf>,
     /// The size of the disk; that of the backing file otherwise
     #[arg(value_name = "SIZE")]
     size: Option<Size>,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
+    if let Some(help) = options::help(args.format.name(), &args.options) {
+        return context.write_out(help.as_bytes());
+    }
+    let name = args.image.ok_or_else(|| CommandError::new(ErrorKind::Usage, "the image is missing"))?;
     let mut wanted = CreateOptions::parse(args.format.name(), &args.options)?;
     wanted.size = args.size.or(wanted.size);
     wanted.backing_file = args.backing.or(wanted.backing_file);
     wanted.backing_format = args.backing_format.or(wanted.backing_format);
-    let path = context.absolute(&plain_path(args.image.as_os_str())?);
+    let path = context.absolute(&plain_path(name.as_os_str())?);
     if let Some(backing) = wanted.backing()?.filter(|_| !args.unchecked) {
         let below = image::open_below(&path, &backing, policy(args.trust))?;
         wanted.size = wanted.size.or(Some(Size(below.size())));
@@ -66,7 +70,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CommandError> {
     })?;
     let new = wanted.new_disk(args.format, size.0)?;
     if !args.quiet {
-        print_line(context, describe(args.format, &args.image, size.0, &wanted))?;
+        print_line(context, describe(args.format, &name, size.0, &wanted))?;
     }
     Ok(image::create(&path, &new, context.entropy(None).next_u64())?)
 }

@@ -31,6 +31,8 @@ use crate::open::TrustArgs;
 #[derive(Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
+    // As with qemu-img, of what is said twice the last counts.
+    args_override_self = true,
     display_name = "vmimg",
     // Scripts look for the words `qemu-img version` and what follows them.
     version = concat!(env!("CARGO_PKG_VERSION"), ", with the command lines of qemu-img version 10.0.2"),

@@ -157,6 +157,42 @@ impl CreateOptions {
     }
 }
 
+/// Returns what the options of a new image of `format` are, when one of `lists` asks for that.
+pub(super) fn help(format: &str, lists: &[String]) -> Option<&'static str> {
+    asks_for_help(lists).then_some(if format == "raw" { RAW_HELP } else { QCOW2_HELP })
+}
+
+/// Returns whether one of the options asks which there are.
+pub(super) fn asks_for_help(lists: &[String]) -> bool {
+    lists.iter().flat_map(|list| split(list)).any(|pair| pair == "help" || pair == "?")
+}
+
+/// As `qemu-img create -f qcow2 -o help` has it, without encryption and with what the file of an image can have.
+const QCOW2_HELP: &str = "\
+Supported qcow2 options:
+  backing_file=<str>     - File name of a base image
+  backing_fmt=<str>      - Image format of the base image
+  cluster_size=<size>    - qcow2 cluster size
+  compat=<str>           - Compatibility level (v2 [0.10] or v3 [1.1])
+  compression_type=<str> - Compression method used for image cluster compression
+  data_file=<str>        - File name of an external data file
+  data_file_raw=<bool (on/off)> - The external data file must stay valid as a raw image
+  extended_l2=<bool (on/off)> - Extended L2 tables
+  lazy_refcounts=<bool (on/off)> - Postpone refcount updates
+  nocow=<bool (on/off)>  - Turn off copy-on-write (valid only on btrfs)
+  preallocation=<str>    - Preallocation mode (allowed values: off, metadata, falloc, full)
+  refcount_bits=<num>    - Width of a reference count entry in bits
+  size=<size>            - Virtual disk size
+";
+
+/// As [`QCOW2_HELP`].
+const RAW_HELP: &str = "\
+Supported raw options:
+  nocow=<bool (on/off)>  - Turn off copy-on-write (valid only on btrfs)
+  preallocation=<str>    - Preallocation mode (allowed values: off, falloc, full)
+  size=<size>            - Virtual disk size
+";
+
 /// Splits at single commas; two of them stand for one.
 pub(super) fn split(list: &str) -> Vec<String> {
     let mut parts = vec![String::new()];

@@ -13,7 +13,9 @@ impl From<block::Error> for CommandError {
                 Some("stop the machine that uses it first; `umount`, and `losetup -d`, end what this system does with it")
             }
             block::ErrorKind::NoSpace => Some("free space on the host, or choose another folder"),
-            block::ErrorKind::PermissionDenied => Some("the file must be readable, and to be changed writable, by you"),
+            block::ErrorKind::PermissionDenied => Some(
+                "the file must be readable, and to be changed writable, by you; so must its folder for a new file beside it",
+            ),
             _ => None,
         };
         Self::from_source(kind, hint, error)

@@ -12,7 +12,8 @@ pub struct ResizeOptions {
     pub preallocation: Preallocation,
 }
 
-/// Sets the size of `disk`, in bytes and rounded up to whole sectors as QEMU counts, durably. New space reads as zeros.
+/// Sets the size of `disk`, in bytes, durably; that of a raw one is rounded up to whole sectors as QEMU counts. New space reads as
+/// zeros.
 ///
 /// # Errors
 ///
@@ -20,8 +21,15 @@ pub struct ResizeOptions {
 /// preallocation that the format does not have; nothing has changed then. [`Error::Storage`] otherwise.
 pub fn resize(disk: &mut WritableDisk, size: u64, options: &ResizeOptions) -> Result<(), Error> {
     let old = disk.size();
-    let new = Some(size).filter(|size| *size > 0).and_then(|size| size.checked_next_multiple_of(SECTOR));
+    let rounded = match &disk.layer {
+        Layer::Raw(_) => size.checked_next_multiple_of(SECTOR),
+        Layer::Qcow2(_) => Some(size),
+    };
+    let new = rounded.filter(|size| *size > 0);
     let new = new.ok_or_else(|| Error::InvalidOptions("the new size must be positive and below 16 EiB".to_owned()))?;
+    if !new.is_multiple_of(SECTOR) {
+        return Err(Error::InvalidOptions("the new size must be a multiple of 512".to_owned()));
+    }
     if new < old && !options.shrink {
         return Err(Error::WouldShrink { old, new });
     }

@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::ioctl::{Getter, Opcode, ioctl};
@@ -21,7 +23,7 @@ use crate::block::{Error, ErrorKind};
 ///
 /// [`ErrorKind::InUse`] with the name of the device.
 pub fn refuse_loop_writer(disk: &FileDisk) -> Result<(), Error> {
-    refuse(disk.file(), disk.path(), |device| !device.is_read_only())
+    refuse(disk.file(), disk.path(), |device| !device.is_read_only() && (!device.is_temporary() || device.is_held()))
 }
 
 /// Fails when the regular file `file` may not be written because of a loop device: one that is mounted, or that may write by itself.
@@ -89,12 +91,28 @@ impl Loop {
 
     /// Returns whether it, or a partition of it, is mounted or a part of another device, or whether that cannot be told.
     fn is_held(&self) -> bool {
-        // What open(2) says of O_EXCL: "if the block device is in use by the system (e.g., mounted), open() fails".
-        self.open(OFlags::NONBLOCK | OFlags::EXCL).is_err()
+        for look in 0..LOOKS {
+            if look > 0 {
+                // Who only looks, as this does, has it for a moment.
+                thread::sleep(PAUSE);
+            }
+            // What open(2) says of O_EXCL: "if the block device is in use by the system (e.g., mounted), open() fails".
+            match self.open(OFlags::NONBLOCK | OFlags::EXCL) {
+                Ok(_) => return false,
+                // It has nothing behind it any more.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENOENT)) => return false,
+                Err(_) => {}
+            }
+        }
+        true
     }
 }
 
 const SYSFS: &str = "/sys/block";
+
+/// How often a device is looked at before it counts as held, and how long after each other.
+const LOOKS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// `struct loop_info64` of `linux/loop.h`: device and inode number of the file, and what is of no interest here.
 #[repr(C)]

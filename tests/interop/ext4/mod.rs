@@ -1,5 +1,6 @@
 //! ext4: mke2fs writes what we read, e2fsck and debugfs judge what we write.
 
+mod bombs;
 mod bytes;
 mod clusters;
 mod damage;

@@ -18,6 +18,7 @@
 mod acl;
 mod bitmap;
 mod blockmap;
+mod budget;
 mod checksum;
 mod cluster;
 mod commit;

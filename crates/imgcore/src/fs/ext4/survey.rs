@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::budget::Budget;
 use super::cluster::{clusters_of, whole};
 use super::dirent::records;
 use super::edit::{load_block_map, load_inode_map, system_blocks};
@@ -30,10 +31,10 @@ pub(super) fn survey<D: BlockRead>(volume: &Volume<D>) -> Result<(), Error> {
     }
     let quota = quota_inodes(&volume.raw).into_iter().map(|(_, inode)| inode).collect();
     let (files, runs, xattr_blocks) = Default::default();
-    let mut survey = Survey { volume, quota, files, runs, xattr_blocks, nodes: 0, folder_blocks: 0 };
+    let mut survey =
+        Survey { volume, quota, files, runs, xattr_blocks, budget: Budget::new(MOST_NODES, MOST_PIECES), folder_blocks: 0 };
     for group in 0..volume.layout().groups {
-        survey.group(group)?;
-        if survey.nodes > MOST_NODES {
+        if !survey.group(group)? {
             return Ok(());
         }
     }
@@ -52,18 +53,18 @@ struct Survey<'a, D> {
     /// Blocks of contents and of what lists them, all of their clusters: start and end.
     runs: Vec<(u64, u64)>,
     xattr_blocks: Vec<u64>,
-    /// How many blocks list others.
-    nodes: usize,
+    /// What the files may still be scattered over.
+    budget: Budget,
     folder_blocks: u64,
 }
 
 impl<D: BlockRead> Survey<'_, D> {
-    /// Notes the inodes of a group that are in use.
-    fn group(&mut self, number: u32) -> Result<(), Error> {
+    /// Notes the inodes of a group that are in use; returns `false` when their trees are too much to look at.
+    fn group(&mut self, number: u32) -> Result<bool, Error> {
         let layout = *self.volume.layout();
         let group = self.volume.group(number)?;
         if group.has(INODE_UNINIT) || group.free_inodes == layout.inodes_per_group {
-            return Ok(());
+            return Ok(true);
         }
         let map = load_inode_map(self.volume, number)?;
         let before = number.saturating_mul(layout.inodes_per_group);
@@ -72,11 +73,11 @@ impl<D: BlockRead> Survey<'_, D> {
             // Other reserved ones are checked where they are used, or by nobody.
             let is_file = inode >= layout.first_inode || inode == ROOT_INODE;
             let is_own = inode == self.volume.raw.s_journal_inum.get() || self.quota.contains(&inode);
-            if (is_file || is_own) && self.is_written(inode)? {
-                self.inode(inode)?;
+            if (is_file || is_own) && self.is_written(inode)? && !self.inode(inode)? {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Returns whether an inode is more than zeros: in a new file system not even the root is there at first.
@@ -86,11 +87,12 @@ impl<D: BlockRead> Survey<'_, D> {
         Ok(block.get(at..).unwrap_or_default().iter().take(128).any(|byte| *byte != 0))
     }
 
-    fn inode(&mut self, number: u32) -> Result<(), Error> {
+    /// Notes an inode; returns `false` when its tree is too much to look at.
+    fn inode(&mut self, number: u32) -> Result<bool, Error> {
         let inode = self.volume.inode(number)?;
         // What waits to be deleted was deleted before.
         if inode.raw.i_links_count.get() == 0 {
-            return Ok(());
+            return Ok(true);
         }
         let kind = inode.kind()?;
         if inode.xattr_block() != 0 {
@@ -98,6 +100,9 @@ impl<D: BlockRead> Survey<'_, D> {
         }
         if has_tree(&inode, kind) {
             let tree = self.volume.listed(&inode)?;
+            if !self.budget.spend(&tree) {
+                return Ok(false);
+            }
             if kind == FileKind::Directory {
                 let blocks = tree.extents.iter().map(|extent| u64::from(extent.len)).fold(0, u64::saturating_add);
                 self.folder_blocks = self.folder_blocks.saturating_add(blocks);
@@ -106,13 +111,12 @@ impl<D: BlockRead> Survey<'_, D> {
             let nodes = tree.nodes.iter().map(|node| whole((*node, 1), size));
             let all = clusters_of(&tree.extents, size).into_iter().chain(nodes);
             self.runs.extend(all.map(|(start, len)| (start, start.saturating_add(u64::from(len)))));
-            self.nodes = self.nodes.saturating_add(tree.nodes.len());
         }
         // The values of attributes have no names, and neither have the journal and quota files.
         if !inode.has_flag(EA_INODE_FLAG) && (number >= self.volume.layout().first_inode || number == ROOT_INODE) {
             self.files.insert(number, inode);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Checks that each block has one owner and is in use.
@@ -250,6 +254,7 @@ impl<D: BlockRead> Survey<'_, D> {
 const MOST_INODES: u32 = 4096;
 /// The most groups: their bitmaps are read.
 const MOST_GROUPS: u32 = 512;
-/// The most blocks that list others, and the most blocks of folders.
-const MOST_NODES: usize = 4096;
+/// The most blocks that list others, the most runs that they list, and the most blocks of folders.
+const MOST_NODES: u64 = 4096;
+const MOST_PIECES: u64 = 1 << 20;
 const MOST_FOLDER_BLOCKS: u64 = 4096;

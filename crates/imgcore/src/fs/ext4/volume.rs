@@ -157,6 +157,7 @@ impl<D: BlockRead> Volume<D> {
         let size = folder.size();
         let blocks = size.div_ceil(u64::from(self.layout().block_size));
         let mapped: u64 = extents.iter().map(|extent| u64::from(extent.len)).sum();
+        check_disjoint(folder, &extents)?;
         if mapped > MAX_FOLDER_BLOCKS {
             return Err(refused(format!("has a folder, inode {}, of more than {MAX_FOLDER_BLOCKS} blocks", folder.number)));
         }
@@ -269,6 +270,7 @@ impl<D: BlockRead> Volume<D> {
     /// Returns the names in a folder but `.` and `..`, in stored order.
     pub(super) fn entries(&self, folder: &Inode) -> Result<Vec<DirEntry>, Error> {
         let mut entries = Vec::new();
+        let mut left = MOST_NAMES;
         if is_inline(folder) {
             for record in inline_folder(folder)?.0.all()? {
                 if record.name == b"." || record.name == b".." {
@@ -282,6 +284,8 @@ impl<D: BlockRead> Volume<D> {
             let bytes = self.folder_block(folder, block)?;
             for record in records(&bytes, folder.number)? {
                 if record.inode != 0 && record.name != b"." && record.name != b".." {
+                    let rest = left.checked_sub(record.name.len().saturating_add(EACH_NAME));
+                    left = rest.ok_or_else(|| refused(format!("has a folder, inode {}, of too many names", folder.number)))?;
                     entries.push(self.entry(&record)?);
                 }
             }
@@ -313,5 +317,22 @@ pub(super) fn has_tree(inode: &Inode, kind: FileKind) -> bool {
     }
 }
 
+/// Checks that no block is twice in a folder: a small disk could list the same names without end.
+fn check_disjoint(folder: &Inode, extents: &[FileExtent]) -> Result<(), Error> {
+    let mut runs: Vec<(u64, u32)> = extents.iter().map(|extent| (extent.physical, extent.len)).collect();
+    runs.sort_unstable();
+    let mut free = 0;
+    for (start, len) in runs {
+        if start < free {
+            return Err(corrupt(format!("folder {}", folder.number), "it has each of its blocks once"));
+        }
+        free = start.saturating_add(u64::from(len));
+    }
+    Ok(())
+}
+
+/// The most bytes of memory that the names of a folder take when all are returned, and what each takes beside its bytes.
+const MOST_NAMES: usize = 256 << 20;
+const EACH_NAME: usize = 72;
 /// The most blocks of a folder that are read.
 const MAX_FOLDER_BLOCKS: u64 = 1 << 17;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Editor;
 use crate::block::{BlockRead, BlockWrite};
+use crate::fs::ext4::budget::Budget;
 use crate::fs::ext4::checksum::crc32c;
 use crate::fs::ext4::error::{corrupt, refused};
 use crate::fs::ext4::extent::FileExtent;
@@ -22,11 +23,12 @@ impl<D: BlockWrite> Editor<D> {
         let (listed, blocks) = self.listed_orphans()?;
         orphans.extend(listed);
         let mut seen = BTreeSet::new();
+        let mut budget = Budget::of_all(self.volume.layout());
         for number in orphans {
             if !seen.insert(number) {
                 return Err(corrupt(format!("orphan {number}"), "it is listed once"));
             }
-            self.settle_orphan(number)?;
+            self.settle_orphan(number, &mut budget)?;
         }
         let is_marked = self.volume.raw.has_ro_compat(ORPHAN_PRESENT);
         if is_marked || !seen.is_empty() {
@@ -41,20 +43,20 @@ impl<D: BlockWrite> Editor<D> {
         Ok(())
     }
 
-    fn settle_orphan(&mut self, number: u32) -> Result<(), Error> {
+    fn settle_orphan(&mut self, number: u32, budget: &mut Budget) -> Result<(), Error> {
         let mut inode = self.volume.inode(number)?;
         inode.raw.i_dtime.set(0);
         if inode.raw.i_links_count.get() == 0 {
             return self.free_file(inode);
         }
         if inode.kind()? == FileKind::File {
-            self.cut_to_size(&mut inode)?;
+            self.cut_to_size(&mut inode, budget)?;
         }
         self.save(&inode)
     }
 
     /// Gives back the blocks behind the end of a file, and fills the rest of its last one with zeros. The inode is not saved.
-    fn cut_to_size(&mut self, inode: &mut Inode) -> Result<(), Error> {
+    fn cut_to_size(&mut self, inode: &mut Inode, budget: &mut Budget) -> Result<(), Error> {
         if !has_tree(inode, FileKind::File) {
             return Ok(());
         }
@@ -62,6 +64,9 @@ impl<D: BlockWrite> Editor<D> {
         let size = inode.size();
         let end = size.div_ceil(block_size);
         let tree = self.owned_tree(inode)?;
+        if !budget.spend(&tree) {
+            return Err(refused("has files to be cut that are of more pieces than are looked at, or that share blocks"));
+        }
         let kept = self.cut(&tree.extents, end)?;
         self.clear_tail(&kept, size)?;
         if kept == tree.extents {

@@ -1,7 +1,9 @@
 use crate::block::BlockRead;
 use crate::fs::Error;
 use crate::fs::ext4::blockmap::read_map;
+use crate::fs::ext4::budget::Budget;
 use crate::fs::ext4::edit::load_inode_map;
+use crate::fs::ext4::error::refused;
 use crate::fs::ext4::extent::read_tree;
 use crate::fs::ext4::group::INODE_UNINIT;
 use crate::fs::ext4::inode::{EXTENTS_FLAG, ROOT_INODE};
@@ -14,6 +16,7 @@ use crate::fs::ext4::volume::{Volume, has_tree};
 /// [`Error::Corrupt`] names the first inode that breaks a rule.
 pub(super) fn check_maps<D: BlockRead>(volume: &Volume<D>) -> Result<(), Error> {
     let layout = volume.layout();
+    let mut budget = Budget::of_all(layout);
     for number in 0..layout.groups {
         let group = volume.group(number)?;
         if group.has(INODE_UNINIT) || group.free_inodes == layout.inodes_per_group {
@@ -31,10 +34,10 @@ pub(super) fn check_maps<D: BlockRead>(volume: &Volume<D>) -> Result<(), Error> 
             if inode.raw.i_links_count.get() == 0 || !has_tree(&inode, inode.kind()?) {
                 continue;
             }
-            if inode.has_flag(EXTENTS_FLAG) {
-                read_tree(&volume.store, &inode)?;
-            } else {
-                read_map(&volume.store, &inode)?;
+            let is_tree = inode.has_flag(EXTENTS_FLAG);
+            let tree = if is_tree { read_tree(&volume.store, &inode)? } else { read_map(&volume.store, &inode)? };
+            if !budget.spend(&tree) {
+                return Err(refused("has files of more pieces than are looked at, or that share blocks: e2fsck tells"));
             }
         }
     }

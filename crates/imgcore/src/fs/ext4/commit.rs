@@ -18,7 +18,7 @@ mod grown;
 mod sort;
 mod superblock;
 
-use self::grown::{Grown, release};
+use self::grown::{Grown, changed, release};
 use self::sort::sort;
 use super::error::{corrupt, refused};
 use super::feature::{HAS_JOURNAL, RECOVER, check_writable};
@@ -63,6 +63,9 @@ impl<'a> Commit<'a> {
             check_idle(disk, &raw)?;
         }
         let old = RawSuperblock::read(&before)?;
+        // Where it cannot be stored, nothing may be written.
+        let new = RawSuperblock::decode(&changed(disk, changes, SUPERBLOCK_OFFSET, 1024)?)?;
+        new.marked(true).encode_like(&old)?;
         let Some(grown) = Grown::find(&old, disk, changes)? else {
             let (journaled, beside) = sort(&before, disk, &[], changes)?;
             return Ok(Self { before: None, journaled, beside, grown: None });
@@ -102,7 +105,7 @@ impl<'a> Commit<'a> {
         }
         match &self.grown {
             Some(grown) => grown.write_descriptors(disk)?,
-            None => disk.write_all_at(&old.marked(true).encode_like(&old), SUPERBLOCK_OFFSET)?,
+            None => disk.write_all_at(&old.marked(true).encode_like(&old)?, SUPERBLOCK_OFFSET)?,
         }
         let sequence = journal.write_transaction(disk, &blocks, new.s_wtime.get())?;
         disk.flush()?;
@@ -111,7 +114,7 @@ impl<'a> Commit<'a> {
         let mut complete = |disk: &mut D| {
             disk.flush()?;
             if self.grown.is_some() {
-                disk.write_all_at(&new.marked(true).encode_like(&old), SUPERBLOCK_OFFSET)?;
+                disk.write_all_at(&new.marked(true).encode_like(&old)?, SUPERBLOCK_OFFSET)?;
                 disk.flush()?;
             }
             for (home, bytes) in blocks.iter().filter(|(home, _)| *home != first_block) {
@@ -127,7 +130,7 @@ impl<'a> Commit<'a> {
             disk.flush()?;
             journal.write_start(disk, 0, sequence.wrapping_add(1))?;
             disk.flush()?;
-            disk.write_all_at(&new.marked(false).encode_like(&old), SUPERBLOCK_OFFSET)?;
+            disk.write_all_at(&new.marked(false).encode_like(&old)?, SUPERBLOCK_OFFSET)?;
             Ok(disk.flush()?)
         };
         complete(disk).map_err(|error| match error {
@@ -188,7 +191,7 @@ impl<'a> Commit<'a> {
         let place = bytes.and_then(|bytes| bytes.get_mut(inside..)).and_then(|rest| rest.get_mut(..1024));
         let place = place.ok_or_else(|| corrupt("superblock", "it lies in the first block"))?;
         let new = RawSuperblock::decode(place)?;
-        place.copy_from_slice(&new.marked(true).encode_like(old));
+        place.copy_from_slice(&new.marked(true).encode_like(old)?);
         Ok(new)
     }
 }

@@ -71,7 +71,7 @@ pub(super) fn release<D: BlockWrite>(disk: &mut D) -> Result<(), Error> {
 }
 
 /// Returns `len` bytes at `offset` as they are with the changes.
-fn changed<D: BlockRead>(disk: &D, changes: &[Change<'_>], offset: u64, len: u64) -> Result<Vec<u8>, Error> {
+pub(super) fn changed<D: BlockRead>(disk: &D, changes: &[Change<'_>], offset: u64, len: u64) -> Result<Vec<u8>, Error> {
     let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
     if let Some(range) = ByteRange::at(offset, len).filter(|range| !range.is_empty()) {
         disk.read_exact_at(&mut bytes, range.start())?;

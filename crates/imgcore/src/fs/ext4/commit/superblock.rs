@@ -5,14 +5,17 @@
 //! second sector   mount options | 4 spare bytes | overhead …                        checksum of both
 //! ```
 //!
-//! The bytes behind the end of each text are not read by anybody, and both texts are rewritten by a mount or by tune2fs. They are
-//! chosen so that the checksum stays the same whether a sector is the old or the new one.
+//! The bytes behind the end of each text are not read by anybody. They are chosen so that the checksum stays the same whether a
+//! sector is the old or the new one. The name of the mount point, which every mount writes anew, is cut where it leaves no room;
+//! the mount options count, and are not.
 
 use std::mem::offset_of;
 
 use super::super::checksum::{CHECKSUM_START, crc32c};
+use super::super::error::refused;
 use super::super::feature::{METADATA_CSUM, RECOVER};
 use super::super::superblock::RawSuperblock;
+use crate::fs::Error;
 
 impl RawSuperblock {
     /// Returns a superblock that says whether the journal is to be replayed.
@@ -22,22 +25,25 @@ impl RawSuperblock {
         self
     }
 
-    /// Returns the bytes to store in the place of `old`, with the same checksum where that can be.
-    pub(super) fn encode_like(mut self, old: &Self) -> [u8; 1024] {
-        let plain = self.encode();
+    /// Returns the bytes to store in the place of `old`, with the same checksum where it has one.
+    pub(super) fn encode_like(mut self, old: &Self) -> Result<[u8; 1024], Error> {
         if !self.has_ro_compat(METADATA_CSUM) {
-            return plain;
+            return Ok(self.encode());
         }
-        kept(plain, zerocopy::transmute!(*old)).unwrap_or(plain)
+        if let Some(last) = self.s_last_mounted.get_mut(TEXT.saturating_sub(1)) {
+            *last = 0;
+        }
+        let kept = kept(self.encode(), zerocopy::transmute!(*old));
+        kept.ok_or_else(|| refused("has mount options of 60 bytes or more, so its superblock is not changed in place"))
     }
 
     /// Returns the bytes in which it is stored, unmounted, where `stored` is: with the spare bytes of that.
     pub(super) fn as_stored(self, stored: &Self) -> [u8; 1024] {
         let mut like = self.marked(false);
         if like.has_ro_compat(METADATA_CSUM) {
-            let texts = [(&mut like.s_last_mounted, &stored.s_last_mounted), (&mut like.s_mount_opts, &stored.s_mount_opts)];
-            for (to, from) in texts {
-                if let (Some(to), Some(from)) = (to.get_mut(TEXT..), from.get(TEXT..)) {
+            let mounted = (&mut like.s_last_mounted, &stored.s_last_mounted, TEXT.saturating_sub(1));
+            for (to, from, spare) in [mounted, (&mut like.s_mount_opts, &stored.s_mount_opts, TEXT)] {
+                if let (Some(to), Some(from)) = (to.get_mut(spare..), from.get(spare..)) {
                     to.copy_from_slice(from);
                 }
             }
@@ -110,8 +116,11 @@ const _: () = {
 
 #[cfg(test)]
 mod tests {
-    use super::{SECTOR, SUM, kept};
+    use std::mem::offset_of;
+
+    use super::{RawSuperblock, SECTOR, SUM, kept};
     use crate::fs::ext4::checksum::{CHECKSUM_START, crc32c};
+    use crate::fs::ext4::feature::METADATA_CSUM;
 
     #[test]
     fn any_mix_of_the_sectors_has_the_checksum() {
@@ -133,7 +142,27 @@ mod tests {
             }
         }
         let mut full = old;
-        full[136..200].fill(b'x');
+        full[offset_of!(RawSuperblock, s_mount_opts)..][..64].fill(b'x');
         assert_eq!(kept(sealed(full), old), None);
+    }
+
+    #[test]
+    fn a_long_mount_point_is_cut_and_long_mount_options_are_not() {
+        let mut bytes = [0; 1024];
+        bytes[offset_of!(RawSuperblock, s_magic)..][..2].copy_from_slice(&0xEF53_u16.to_le_bytes());
+        bytes[offset_of!(RawSuperblock, s_last_mounted)..][..64].fill(b'x');
+        let mut old: RawSuperblock = zerocopy::transmute!(bytes);
+        old.s_feature_ro_compat.set(METADATA_CSUM);
+        let old: RawSuperblock = zerocopy::transmute!(old.encode());
+        let new = old.marked(true).encode_like(&old).unwrap();
+        assert_eq!(new[SUM..], old.encode_like(&old).unwrap()[SUM..]);
+        let stored: RawSuperblock = zerocopy::transmute!(new);
+        assert_eq!(stored.s_last_mounted[..59], [b'x'; 59]);
+        assert_eq!(stored.s_last_mounted[59], 0);
+        assert_eq!(old.as_stored(&stored)[..SUM], stored.marked(false).encode()[..SUM]);
+        let mut long = old;
+        long.s_mount_opts.fill(b'x');
+        long.s_overhead_blocks.set(7);
+        assert!(long.encode_like(&old).is_err());
     }
 }

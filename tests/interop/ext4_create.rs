@@ -161,6 +161,11 @@ fn the_options_of_mke2fs_are_taken_for_each_of_the_three() {
     let features = |features: &'static str| move |options: &mut CreateOptions| options.set_features(features).unwrap();
     let inodes = |count| move |options: &mut CreateOptions| options.inodes = Some(count);
     let (no_index, no_journal) = (features("^dir_index,^resize_inode"), features("^has_journal"));
+    let small_files = features("^large_file");
+    let small_files_in_large_blocks = |options: &mut CreateOptions| {
+        options.block_size = 4096;
+        options.set_features("^large_file").unwrap();
+    };
     let (least, few, many, most) = (inodes(300), inodes(1000), inodes(40_000), inodes(2_000_000));
     let cases: &[(&str, Change<'_>)] = &[
         ("-b 1024 -I 128", &|options| (options.block_size, options.inode_size) = (1024, 128)),
@@ -175,6 +180,8 @@ fn the_options_of_mke2fs_are_taken_for_each_of_the_three() {
         ("-i 65536", &|options| options.inode_ratio = 65536),
         ("-O ^dir_index,^resize_inode", &no_index),
         ("-O ^has_journal", &no_journal),
+        ("-O ^large_file", &small_files),
+        ("-O ^large_file -b 4096", &small_files_in_large_blocks),
     ];
     let sizes: &[u64] = if thorough() { &[4 << 20, 100 << 20, 600 << 20, 5 << 30, 1 << 40] } else { &[4 << 20, 140 << 20] };
     for (kind, name) in [(Kind::Ext2, "ext2"), (Kind::Ext3, "ext3"), (Kind::Ext4, "ext4")] {

@@ -89,7 +89,7 @@ impl<D: BlockWrite> Editor<D> {
         }
         // All that direct, indirect and double-indirect blocks can list.
         let listed = per_block.saturating_mul(per_block).saturating_add(per_block).saturating_add(12);
-        inode.set_size(listed.saturating_mul(u64::from(layout.block_size)));
+        self.store_size(&mut inode, listed.saturating_mul(u64::from(layout.block_size)))?;
         let each = u64::try_from(copies.len()).unwrap_or(u64::MAX).saturating_add(1);
         let blocks = u64::from(layout.reserved_gdt_blocks).saturating_mul(each).saturating_add(1);
         inode.set_sectors(blocks.saturating_mul(u64::from(layout.block_size / 512)));

@@ -53,7 +53,7 @@ impl<D: BlockWrite> Editor<D> {
             let range = ByteRange::at(self.volume.store.offset(start)?, size).unwrap_or_default();
             self.volume.store.disk_mut().write_zeroes_at(range, Hole::Allow)?;
         }
-        inode.set_size(u64::from(blocks).saturating_mul(u64::from(layout.block_size)));
+        self.store_size(&mut inode, u64::from(blocks).saturating_mul(u64::from(layout.block_size)))?;
         self.store_tree(&mut inode, &all, group, &[])?;
         self.save(&inode)?;
         Ok(all)

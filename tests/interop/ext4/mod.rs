@@ -6,6 +6,7 @@ mod clusters;
 mod damage;
 mod edit;
 mod folders;
+mod freed;
 mod habits;
 mod inline;
 mod journal;

@@ -57,18 +57,35 @@ impl<D: BlockRead> Editor<D> {
         runs.first().map(|(block, _)| *block).ok_or_else(|| Error::NoSpace("a block is needed".to_owned()))
     }
 
-    /// Returns a run of at most `wanted` free clusters, at least one, and its group.
+    /// Returns a run of at most `wanted` free clusters, at least one, and its group: of those that this run has freed only when no
+    /// others are left.
     fn find(&mut self, goal: u32, wanted: u32) -> Result<(u32, Range<u32>), Error> {
+        loop {
+            let best = self.find_free(goal, wanted)?;
+            if !best.1.is_empty() {
+                return Ok(best);
+            }
+            if !self.freed_blocks.give_out() {
+                return Err(corrupt("block bitmaps", "they have as many free blocks as the superblock says"));
+            }
+            self.longest_runs.clear();
+        }
+    }
+
+    fn find_free(&mut self, goal: u32, wanted: u32) -> Result<(u32, Range<u32>), Error> {
         let groups = self.volume.layout().groups;
         let mut best = (0, 0..0);
         for number in (goal..groups).chain(0..goal.min(groups)) {
-            let free = self.volume.group(number)?.free_clusters;
+            let free = self.volume.group(number)?.free_clusters.saturating_sub(self.freed_blocks.count(number));
             let most = self.longest_runs.get(&number).copied().unwrap_or(u32::MAX).min(free);
             if most == 0 || (most < wanted && usize::try_from(most).unwrap_or(usize::MAX) <= best.1.len()) {
                 continue;
             }
             let count = self.volume.layout().group_clusters(number);
-            let run = self.block_map(number)?.find_run(wanted, count);
+            let run = match self.freed_blocks.map(number) {
+                Some(map) => map.find_run(wanted, count),
+                None => self.block_map(number)?.find_run(wanted, count),
+            };
             let len = run.end.saturating_sub(run.start);
             if len == wanted {
                 return Ok((number, run));
@@ -77,9 +94,6 @@ impl<D: BlockRead> Editor<D> {
             if run.len() > best.1.len() {
                 best = (number, run);
             }
-        }
-        if best.1.is_empty() {
-            return Err(corrupt("block bitmaps", "they have as many free blocks as the superblock says"));
         }
         Ok(best)
     }
@@ -93,7 +107,8 @@ impl<D: BlockRead> Editor<D> {
         if self.is_system(start, len) {
             return Err(corrupt(format!("block bitmap of group {number}"), "bitmaps and tables are in use"));
         }
-        self.block_map(number)?.set(range, true);
+        self.block_map(number)?.set(range.clone(), true);
+        self.freed_blocks.take(number, range);
         self.count_clusters(number, clusters, u64::checked_sub)?;
         Ok((start, len))
     }
@@ -120,11 +135,14 @@ impl<D: BlockRead> Editor<D> {
             if range.is_empty() {
                 return Err(bad(start));
             }
+            let is_wanted = self.freed_blocks.wants(group);
             let map = self.block_map(group)?;
             if range.clone().any(|index| !map.get(index)) {
                 return Err(bad(start));
             }
+            let before = is_wanted.then(|| map.clone());
             map.set(range, false);
+            self.freed_blocks.note(group, before, clusters);
             self.longest_runs.remove(&group);
             self.count_clusters(group, clusters, u64::checked_add)?;
             let end = start.saturating_add(u64::from(len));

@@ -25,14 +25,19 @@ impl<D: BlockRead> Editor<D> {
     /// Returns a new inode for a file in a folder of `group`: in the same group or behind it, folders where few are.
     pub(super) fn allocate_inode(&mut self, group: u32, kind: FileKind) -> Result<Inode, Error> {
         let folder = kind == FileKind::Directory;
-        let number = if folder { self.group_for_folder(group)? } else { self.group_for_file(group)? };
-        let number = number.ok_or_else(|| Error::NoSpace("an inode is needed, none is free".to_owned()))?;
+        let number = self.group_for(folder, group)?;
         let layout = *self.volume.layout();
-        let first = if number == 0 { layout.first_inode.saturating_sub(1) } else { 0 };
-        let free = self.inode_map(number)?.first_free(first, layout.inodes_per_group);
+        let before = number.saturating_mul(layout.inodes_per_group);
+        let reserved = layout.first_inode.saturating_sub(1).saturating_sub(before);
+        let first = reserved.min(layout.inodes_per_group);
+        let free = match self.freed_inodes.map(number) {
+            Some(map) => map.first_free(first, layout.inodes_per_group),
+            None => self.inode_map(number)?.first_free(first, layout.inodes_per_group),
+        };
         let index = free.ok_or_else(|| corrupt(format!("inode bitmap of group {number}"), "a free inode can be used"))?;
         self.check_free(number, index)?;
         self.inode_map(number)?.set(index..index.saturating_add(1), true);
+        self.freed_inodes.take(number, index..index.saturating_add(1));
         self.materialize(number)?;
         let bad = || corrupt("superblock", "its free inodes are those of the groups");
         let total = self.volume.raw.s_free_inodes_count.get().checked_sub(1).ok_or_else(bad)?;
@@ -46,7 +51,6 @@ impl<D: BlockRead> Editor<D> {
             let behind = layout.inodes_per_group.saturating_sub(index).saturating_sub(1);
             group.itable_unused = group.itable_unused.min(behind);
         }
-        let before = number.saturating_mul(layout.inodes_per_group);
         let inode = before.saturating_add(index).saturating_add(1);
         let generation = crc32c(crc32c(layout.seed, &inode.to_le_bytes()), &self.now.secs.to_le_bytes());
         self.volume.folders.forget(inode);
@@ -71,10 +75,22 @@ impl<D: BlockRead> Editor<D> {
         }
     }
 
+    /// Returns the group of a new inode: of those that this run has freed one is taken only when no others are left.
+    fn group_for(&mut self, folder: bool, group: u32) -> Result<u32, Error> {
+        loop {
+            let number = if folder { self.group_for_folder(group)? } else { self.group_for_file(group)? };
+            match number {
+                Some(number) => return Ok(number),
+                None if self.freed_inodes.give_out() => {}
+                None => return Err(Error::NoSpace("an inode is needed, none is free".to_owned())),
+            }
+        }
+    }
+
     fn group_for_file(&self, group: u32) -> Result<Option<u32>, Error> {
         let groups = self.volume.layout().groups;
         for number in (group..groups).chain(0..group.min(groups)) {
-            if self.volume.group(number)?.free_inodes > 0 {
+            if self.volume.group(number)?.free_inodes > self.freed_inodes.count(number) {
                 return Ok(Some(number));
             }
         }
@@ -89,7 +105,7 @@ impl<D: BlockRead> Editor<D> {
         let mut best: Option<(u32, u32)> = None;
         for number in first..first.saturating_add(layout.groups_per_flex).min(layout.groups) {
             let candidate = self.volume.group(number)?;
-            let usable = candidate.free_inodes > 0 && candidate.free_clusters > 0;
+            let usable = candidate.free_inodes > self.freed_inodes.count(number) && candidate.free_clusters > 0;
             if usable && best.is_none_or(|(dirs, _)| candidate.used_dirs < dirs) {
                 best = Some((candidate.used_dirs, number));
             }
@@ -106,11 +122,14 @@ impl<D: BlockRead> Editor<D> {
         self.charge(inode.number, None)?;
         let bad = || corrupt(format!("inode {}", inode.number), "an inode that is named is in use");
         let (number, index) = self.volume.layout().group_of_inode(inode.number).ok_or_else(bad)?;
+        let is_wanted = self.freed_inodes.wants(number);
         let map = self.inode_map(number)?;
         if !map.get(index) {
             return Err(bad());
         }
+        let before = is_wanted.then(|| map.clone());
         map.set(index..index.saturating_add(1), false);
+        self.freed_inodes.note(number, before, 1);
         let total = self.volume.raw.s_free_inodes_count.get().saturating_add(1);
         self.volume.raw.s_free_inodes_count.set(total);
         let group = self.group_mut(number)?;

@@ -9,6 +9,7 @@ mod attributes;
 mod blocks;
 mod contents;
 mod folder;
+mod freed;
 mod index;
 mod inline;
 mod inodes;
@@ -32,6 +33,7 @@ pub(super) use self::inodes::load_inode_map;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::freed::Freed;
 use self::quota::Charges;
 use super::Timestamp;
 use super::bitmap::Bitmap;
@@ -55,6 +57,9 @@ pub struct Editor<D> {
     path: GuestPath,
     block_maps: BTreeMap<u32, Bitmap>,
     inode_maps: BTreeMap<u32, Bitmap>,
+    /// What was in use when the run began, and is free now.
+    freed_blocks: Freed,
+    freed_inodes: Freed,
     /// The longest run of free blocks that a group may have, where it is known.
     longest_runs: BTreeMap<u32, u32>,
     /// Groups whose descriptor changed.
@@ -100,6 +105,8 @@ impl<D: BlockWrite> Editor<D> {
             path: GuestPath::root(),
             block_maps: BTreeMap::new(),
             inode_maps: BTreeMap::new(),
+            freed_blocks: Freed::default(),
+            freed_inodes: Freed::default(),
             longest_runs: BTreeMap::new(),
             touched: BTreeSet::new(),
             system,

@@ -208,6 +208,18 @@ impl Inode {
         self.raw.i_flags.set(if on { flags | flag } else { flags & !flag });
     }
 
+    /// Gives a new file the flags that its folder passes on.
+    ///
+    /// Spec: "Index Nodes", `i_flags`. What is passed on to whom is what Linux does.
+    pub(super) fn inherit_flags(&mut self, folder: &Self, kind: FileKind) {
+        let taken = match kind {
+            FileKind::Directory => INHERITED,
+            FileKind::File => INHERITED & !(DIRSYNC_FLAG | PROJECT_INHERIT_FLAG),
+            _ => NODUMP_FLAG | NOATIME_FLAG,
+        };
+        self.set_flag(folder.raw.i_flags.get() & taken, true);
+    }
+
     pub(super) fn uid(&self) -> u32 {
         u32::from(self.raw.l_i_uid_high.get()) << 16 | u32::from(self.raw.i_uid.get())
     }
@@ -374,7 +386,8 @@ pub(super) const LINKS_COUNT: usize = offset_of!(RawInode, i_links_count);
 const BASE: usize = 128;
 /// What a new inode's extra size is.
 const EXTRA_BYTES: u16 = 32;
-const CHECKSUM_HI_END: usize = 4;
+/// Where the second half of the checksum ends, in bytes behind the first 128.
+pub(super) const CHECKSUM_HI_END: usize = 4;
 const CTIME_EXTRA_END: usize = 8;
 const MTIME_EXTRA_END: usize = 12;
 const ATIME_EXTRA_END: usize = 16;
@@ -386,6 +399,24 @@ pub(super) const BAD_BLOCKS_INODE: u32 = 1;
 /// The root folder.
 pub(super) const ROOT_INODE: u32 = 2;
 
+/// The flags that a folder passes on to what is made in it, but for blindness to case, as such folders are not changed: secure
+/// deletion, undeletion, compressed, synchronous, no dump, no access time, not compressed, data in the journal, no tail merging,
+/// synchronous folder, direct access, project.
+const INHERITED: u32 = 0x1
+    | 0x2
+    | 0x4
+    | 0x8
+    | NODUMP_FLAG
+    | NOATIME_FLAG
+    | 0x400
+    | 0x4000
+    | 0x8000
+    | DIRSYNC_FLAG
+    | 0x200_0000
+    | PROJECT_INHERIT_FLAG;
+const NODUMP_FLAG: u32 = 0x40;
+const NOATIME_FLAG: u32 = 0x80;
+const DIRSYNC_FLAG: u32 = 0x1_0000;
 pub(super) const IMMUTABLE_FLAG: u32 = 0x10;
 pub(super) const APPEND_FLAG: u32 = 0x20;
 pub(super) const ENCRYPT_FLAG: u32 = 0x800;

@@ -313,10 +313,9 @@ fn inode_geometry(raw: &RawSuperblock, block_size: u32) -> Result<(u32, u16), Er
     if raw.first_inode() < 11 {
         return Err(bad("the first free inode is 11 or above"));
     }
-    if raw.first_inode() > inodes_per_group {
-        return Err(refused(format!(
-            "has reserved inodes behind its first group of {inodes_per_group}, which is not supported"
-        )));
+    // Groups of 8 inodes have the reserved ones in the second group too.
+    if raw.first_inode() > raw.s_inodes_count.get() {
+        return Err(bad("no more inodes are reserved than there are"));
     }
     Ok((inodes_per_group, inode_size))
 }

@@ -6,7 +6,7 @@ use super::edit::{load_block_map, load_inode_map};
 use super::error::corrupt;
 use super::extent::FileExtent;
 use super::group::sum_free;
-use super::inode::{EXTENTS_FLAG, Inode};
+use super::inode::{CHECKSUM_HI_END, EXTENTS_FLAG, Inode, ROOT_INODE};
 use super::journal::replay;
 use super::node::node_of;
 use super::own;
@@ -42,7 +42,8 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
     survey(&volume)?;
     let expected = expected(&volume, plan)?;
     // The other reader refuses inodes of 128 bytes.
-    let view = if volume.layout().inode_size > 128 { View::open(disk, volume.layout())? } else { None };
+    let is_known = volume.layout().inode_size > 128 && !is_short(&volume, &volume.inode(ROOT_INODE)?);
+    let view = if is_known { View::open(disk, volume.layout())? } else { None };
     let mut groups = BTreeSet::new();
     let mut runs = BTreeMap::new();
     let mut found = Vec::new();
@@ -55,11 +56,11 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
     }
     check_groups(&volume, &groups, &runs)?;
     let block_size = u64::from(volume.layout().block_size);
+    let short = check_folders(&volume, &found)?;
     let listings = match &view {
         Some(view) => list_large(disk, &volume, view, &found)?,
         None => BTreeMap::new(),
     };
-    check_indexes(&volume, &found)?;
     if !found.is_empty() {
         check_usage(&volume, found.iter().filter_map(|(_, inode, _)| inode.as_ref()))?;
     }
@@ -68,6 +69,8 @@ pub fn verify(disk: &dyn BlockRead, plan: &EditPlan) -> Result<(), Error> {
         // It hashes names as signed bytes only.
         let view = view.as_ref().filter(|_| !volume.layout().unsigned_hash || expected.path.as_str().is_ascii());
         let view = view.filter(|_| !inode.as_ref().is_some_and(may_have_mapped_holes));
+        let is_short = inode.as_ref().is_some_and(|inode| is_short(&volume, inode)) || short.contains(&expected.path.parent());
+        let view = view.filter(|_| !is_short);
         let listing = expected.path.parent().and_then(|folder| listings.get(&folder));
         let verdict = match (view, listing) {
             (None, _) => None,
@@ -91,6 +94,11 @@ fn may_have_mapped_holes(inode: &Inode) -> bool {
     mapped && inode.size() > 0
 }
 
+/// Returns whether `inode` has space for half of its checksum: the other reader takes what lies behind for the other half.
+fn is_short<D: BlockRead>(volume: &Volume<D>, inode: &Inode) -> bool {
+    volume.layout().has_metadata_csum() && !inode.has_extra(CHECKSUM_HI_END)
+}
+
 /// Returns what `plan` leaves, and what is there.
 fn expected<D: BlockRead>(volume: &Volume<D>, plan: &EditPlan) -> Result<Vec<(Expected, Option<Inode>)>, Error> {
     let walk = Walk::new(volume);
@@ -110,9 +118,10 @@ fn expected<D: BlockRead>(volume: &Volume<D>, plan: &EditPlan) -> Result<Vec<(Ex
 /// What the plan leaves at a path, what is there, and where its contents are.
 type Found<'a> = (&'a Expected, Option<Inode>, Vec<FileExtent>);
 
-/// Checks the indexes of the folders that the other reader looks names up in, whose sizes it takes as they are.
-fn check_indexes<D: BlockRead>(volume: &Volume<D>, found: &[Found<'_>]) -> Result<(), Error> {
-    let (mut parents, mut seen) = (BTreeSet::new(), BTreeSet::new());
+/// Checks the indexes of the folders that the other reader looks names up in, whose sizes it takes as they are; returns those
+/// folders to which it does not find the way.
+fn check_folders<D: BlockRead>(volume: &Volume<D>, found: &[Found<'_>]) -> Result<BTreeSet<Option<GuestPath>>, Error> {
+    let (mut parents, mut seen, mut short) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (expected, ..) in found {
         if !parents.insert(expected.path.parent()) {
             continue;
@@ -120,12 +129,15 @@ fn check_indexes<D: BlockRead>(volume: &Volume<D>, found: &[Found<'_>]) -> Resul
         // A file may be in the way.
         let folders = resolve(volume, &expected.path, false).map(|place| place.folders);
         for folder in folders.unwrap_or_default() {
+            if is_short(volume, &folder) {
+                short.insert(expected.path.parent());
+            }
             if seen.insert(folder.number) {
                 volume.check_index(&folder)?;
             }
         }
     }
-    Ok(())
+    Ok(short)
 }
 
 /// Has the other reader list the folders in which the plan concerns many names: finding each by its path would read the folder's

@@ -156,7 +156,7 @@ impl<D: BlockWrite> Editor<D> {
         let more = links.saturating_add(1);
         // Spec: "ext4 supports more than 64,998 subdirectories by setting this field to 1"
         let stored = if links == 1 || (more >= MAX_LINKS && self.volume.raw.has_ro_compat(DIR_NLINK)) { 1 } else { more };
-        if stored >= MAX_LINKS {
+        if stored > MAX_LINKS {
             return Err(self.unrepresentable("a folder has at most 64,998 folders in it"));
         }
         folder.raw.i_links_count.set(stored);

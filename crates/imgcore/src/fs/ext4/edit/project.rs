@@ -2,23 +2,20 @@
 
 use super::Editor;
 use crate::block::BlockRead;
+use crate::fs::Error;
 use crate::fs::ext4::feature::PROJECT;
 use crate::fs::ext4::inode::{Inode, PROJECT_INHERIT_FLAG};
-use crate::fs::{Error, FileKind};
 
 impl<D: BlockRead> Editor<D> {
     /// Gives a new file the project of its folder, where that passes it on. The inode is not saved.
     ///
-    /// Spec: "EXT4_PROJINHERIT_FL: Create children with the same project ID"; folders pass it on themselves.
+    /// Spec: "EXT4_PROJINHERIT_FL: Create children with the same project ID"; folders inherit that flag as others.
     pub(super) fn inherit_project(&self, inode: &mut Inode, folder: &Inode) -> Result<(), Error> {
         if !self.passes_project_on(folder) {
             return Ok(());
         }
         if !inode.set_project(folder.project()) {
             return Err(self.unrepresentable("this file system has no room for the project of the folder"));
-        }
-        if inode.kind()? == FileKind::Directory {
-            inode.set_flag(PROJECT_INHERIT_FLAG, true);
         }
         Ok(())
     }

@@ -184,6 +184,7 @@ impl<D: BlockWrite> Editor<D> {
         let mut inode = self.allocate_inode(self.group_of(&folder), kind)?;
         inode.raw.i_mode.set(format_bits(kind) | mode);
         inode.raw.i_links_count.set(1);
+        inode.inherit_flags(&folder, kind);
         if !inode.set_born(self.now) || !inode.set_mtime(self.now) {
             return Err(self.unrepresentable("this file system cannot store today's date"));
         }

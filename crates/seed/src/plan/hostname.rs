@@ -12,6 +12,11 @@ pub(super) fn plan(builder: &mut Builder<'_>, guest: &Guest, seed: &Seed) -> Res
     if let Some(full) = &full {
         check("the full host name", full)?;
     }
+    if builder.is_written("/etc/hostname")?
+        && builder.read("/etc/hostname")?.is_none_or(|text| text.trim_ascii() != hostname.as_bytes())
+    {
+        return Err(Error::Twice("/etc/hostname".to_owned()));
+    }
     builder.write("/etc/hostname", format!("{hostname}\n").as_str().into(), Attributes::default())?;
     match guest.os.family {
         Family::Suse if builder.exists("/etc/HOSTNAME")? && !builder.is_written("/etc/HOSTNAME")? => {

@@ -67,7 +67,7 @@ pub(super) fn timezone(builder: &mut Builder<'_>, seed: &Seed) -> Result<(), Err
     }
     builder.symlink("/etc/localtime", &file, Attributes::default())?;
     if builder.exists("/etc/timezone")? {
-        builder.write("/etc/timezone", format!("{zone}\n").as_str().into(), Attributes::default())?;
+        builder.write_own("/etc/timezone", format!("{zone}\n").as_str().into(), Attributes::default())?;
     }
     Ok(())
 }

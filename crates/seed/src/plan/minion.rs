@@ -87,14 +87,18 @@ fn wanted(minion: &SeedMinion, id: &str) -> Result<Map<String, Value>, Error> {
 /// Plans the configuration, and a drop-in when others would override it or the file cannot be changed.
 fn configuration(builder: &mut Builder<'_>, mut ours: Map<String, Value>) -> Result<Config, Error> {
     let before = String::from_utf8(builder.read(FILE)?.unwrap_or_default()).ok();
-    let old = before.as_ref().and_then(|text| Config::decode(text.as_bytes())).unwrap_or_default();
-    let drop_ins = DropIns::read(builder, &old)?;
+    let mut main = before.as_ref().and_then(|text| Config::decode(text.as_bytes())).unwrap_or_default();
+    main.merge(&ours);
+    let drop_ins = DropIns::read(builder, &main)?;
     let overriding = drop_ins.overriding(&ours);
     let (drop_in, is_last) = drop_ins.last_name();
-    let content = yaml(&ours)?;
-    if !overriding.is_empty() && !is_last {
+    let mut own = ours.clone();
+    own.retain(|key, _| !["include", "default_include"].contains(&key.as_str()));
+    let content = yaml(&own)?;
+    let is_named = !overriding.is_empty() && !is_last;
+    if is_named || drop_ins.names_own() {
         // What the file itself names is read after all else, in its order.
-        let named = drop_ins.named().chain([drop_in.clone()]);
+        let named = drop_ins.named().chain(is_named.then(|| drop_in.clone()));
         ours.insert("include".to_owned(), named.map(Value::from).collect());
     }
     let text = before.and_then(|text| merged(&text, &ours));

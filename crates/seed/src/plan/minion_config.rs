@@ -64,6 +64,12 @@ impl DropIns {
         let is_plain = default == [DEFAULT_INCLUDE] && named.is_empty();
         let mut drop_ins = Self { files: Vec::new(), named, is_plain };
         for pattern in default.iter().chain(&drop_ins.named.clone()) {
+            let wild = |text: &str| text.contains(['*', '?', '[']);
+            if pattern.rsplit_once('/').is_none_or(|(folder, name)| wild(folder) || wild(&name.replacen('*', "", 1))) {
+                // Its files are not looked for, and may say anything.
+                drop_ins.files.push((pattern.clone(), None));
+                continue;
+            }
             for path in builder.matching(pattern, FILES_MAX)? {
                 // One that is named twice counts where it is read last.
                 drop_ins.files.retain(|(other, _)| *other != path);
@@ -100,6 +106,11 @@ impl DropIns {
     /// Returns the patterns that the configuration names in its `include`, but for our own.
     pub(super) fn named(&self) -> impl Iterator<Item = String> {
         self.named.iter().filter(|path| !is_own(path)).cloned()
+    }
+
+    /// Returns whether it names our own.
+    pub(super) fn names_own(&self) -> bool {
+        self.named.iter().any(|path| is_own(path))
     }
 
     /// Returns a path for a drop-in, and whether it overrides all others.

@@ -77,7 +77,14 @@ fn a_cache_on_a_disk_of_its_own_is_emptied() {
 }
 
 #[test]
-fn the_time_zone_is_said_once() {
-    let yaml = "{timezone: Europe/Madrid, files: [{path: /etc/localtime, content: TZif}]}";
-    assert!(matches!(planned(debian(), yaml, &material()), Err(Error::Twice(_))));
+fn the_time_zone_and_the_host_name_are_said_once() {
+    for given in [
+        "timezone: Europe/Madrid, files: [{path: /etc/localtime, content: TZif}]",
+        "timezone: Europe/Madrid, files: [{path: /etc/timezone, content: Etc/UTC}]",
+        "hostname: web1, files: [{path: /etc/hostname, content: web2}]",
+    ] {
+        assert!(matches!(planned(debian(), &format!("{{{given}}}"), &material()), Err(Error::Twice(_))), "{given}");
+    }
+    let plan = planned(debian(), "{hostname: web1, files: [{path: /etc/hostname, content: web1}]}", &material()).unwrap();
+    assert_eq!(written(&plan, "/etc/hostname").as_deref(), Some("web1\n"));
 }

@@ -34,6 +34,28 @@ fn files_that_the_configuration_names_do_not_either() {
 }
 
 #[test]
+fn patterns_that_are_not_looked_for_may_say_anything() {
+    let files = with_minion(debian()).file("/etc/salt/minion", "default_include: conf.d/*/a?.conf\n");
+    let plan = planned(files, "minion: {id: web1}", &material()).unwrap();
+    assert_eq!(written(&plan, "/etc/salt/minion.d/zzzzzz-vmimg.conf").unwrap(), "id: web1\n");
+}
+
+#[test]
+fn the_seed_s_own_includes_and_those_of_an_earlier_run_are_told_apart() {
+    let before = "include:\n- x.conf\n- /etc/salt/minion.d/zzzzzz-vmimg.conf\n";
+    let files = with_minion(debian()).file("/etc/salt/minion", before);
+    let files = files.file("/etc/salt/x.conf", "a: 1\n").file("/etc/salt/minion.d/zzzzzz-vmimg.conf", "id: old\n");
+    let plan = planned(files.clone(), "minion: {id: web1}", &material()).unwrap();
+    let config: serde_json::Value = serde_saphyr::from_str(&written(&plan, "/etc/salt/minion").unwrap()).unwrap();
+    assert_eq!(config, serde_json::json!({"id": "web1", "include": ["/etc/salt/x.conf"]}));
+    super::step(&plan, "remove", "/etc/salt/minion.d/zzzzzz-vmimg.conf");
+    let plan = planned(files, "minion: {id: web1, config: {a: 2, include: x.conf}}", &material()).unwrap();
+    let config: serde_json::Value = serde_saphyr::from_str(&written(&plan, "/etc/salt/minion").unwrap()).unwrap();
+    assert_eq!(config["include"], serde_json::json!(["/etc/salt/x.conf", "/etc/salt/minion.d/zzzzzz-vmimg.conf"]));
+    assert_eq!(written(&plan, "/etc/salt/minion.d/zzzzzz-vmimg.conf").unwrap(), "a: 2\nid: web1\n");
+}
+
+#[test]
 fn drop_ins_of_the_seed_s_files_are_seen() {
     let yaml = "{minion: {id: web1, master: new}, files: [{path: /etc/salt/minion.d/master.conf, content: 'master: old'}]}";
     let plan = planned(with_minion(debian()), yaml, &material()).unwrap();

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::{Value, json};
+
 use crate::data_disks::{done, vmimg, with_base};
 
 const ROOT: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
@@ -22,6 +24,39 @@ fn a_key_is_of_its_account_alone() {
         let read = |path: &str| sandbox.done(&format!("disk cat {} {path}", overlay.display()));
         assert_eq!(read("/root/.ssh/authorized_keys"), format!("{ROOT} r\n"));
         assert_eq!(read("/home/ops/.ssh/authorized_keys"), format!("{OPS} o\n"));
+    }
+}
+
+#[test]
+fn cloud_init_undoes_nothing() {
+    let sandbox = with_base();
+    let config =
+        "system_info: {distro: debian, default_user: {name: debian, gecos: D, lock_passwd: true}}\\ndisable_root: true\\n";
+    for (name, hostname, password) in [("web1", "web1.example.org", ", password_hash: $6$h"), ("web2", "web2", "")] {
+        let users = format!("[{{name: debian, create: true, ssh_keys: ['{OPS}']{password}}}]");
+        let files = format!("[{{path: /etc/cloud/cloud.cfg, content: \"{config}\"}}]");
+        let seed = format!("{{hostname: {hostname}, root_keys: ['{ROOT}'], users: {users}, files: {files}}}");
+        sandbox
+            .file("m.yaml", format!("machines: {{{name}: {{image: ./base.qcow2, datasource: config-drive, seed: {seed}}}}}"));
+        done(&sandbox, "prepare -f m.yaml");
+        let overlay = sandbox.path(&format!("r/{name}/disk.qcow2"));
+        for (file, path) in
+            [("cloud.cfg", "/etc/cloud/cloud.cfg"), ("cloud.cfg.d/a.cfg", "/etc/cloud/cloud.cfg.d/99-vmimg.cfg")]
+        {
+            fs::create_dir_all(sandbox.path("cloud.cfg.d")).unwrap();
+            fs::write(sandbox.path(file), sandbox.done(&format!("disk cat {} {path}", overlay.display()))).unwrap();
+        }
+        let image = sandbox.path(&format!("r/{name}/seed.iso"));
+        sandbox.tool("xorriso").args(["-osirrox", "on", "-indev"]).arg(image).args(["-extract", "/", name]).run();
+        let python = sandbox.tool("/usr/bin/python3").args(["-c", include_str!("cloud_init.py"), ".", name]);
+        let said: Value = serde_json::from_str(&python.run()).unwrap();
+        let expected = json!({
+            "keys": {"debian": [[], null], "root": [[], ""]},
+            "hostname": hostname,
+            "deletes_host_keys": false,
+            "default_user": ["debian", "D", password.is_empty()],
+        });
+        assert_eq!(said, expected);
     }
 }
 

@@ -59,6 +59,9 @@ impl From<guest::Error> for CommandError {
                 (ErrorKind::Unsupported, Some("the root must be ext4; `vmimg disk inspect` says what is there"))
             }
             guest::Error::SeveralRoots(_) => (ErrorKind::Usage, Some("name the one to use with `--partition N`")),
+            guest::Error::TooManyNames(_) => {
+                (ErrorKind::Refused, Some("no guest needs such a folder: remove it, or take another image"))
+            }
             guest::Error::ReadOnly(_) | guest::Error::Mounted { .. } => (ErrorKind::Unsupported, None),
             _ => (ErrorKind::Refused, None),
         };

@@ -158,6 +158,16 @@ impl<'a> Builder<'a> {
         self.read_resolved(&target)
     }
 
+    /// Returns what [`Builder::read`] does, but for files of more than `limit` bytes, which are not read.
+    pub(super) fn read_small(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+        let target = self.tree.resolve(&guest_path(path)?)?;
+        let size = match self.planned.get(&target.place) {
+            Some(State::File(content)) => content.len(),
+            _ => target.metadata.map_or(0, |metadata| metadata.size),
+        };
+        if size > limit { Ok(None) } else { self.read_resolved(&target) }
+    }
+
     /// Returns whether `path` exists, or will by the plan so far.
     pub(super) fn exists(&self, path: &str) -> Result<bool, Error> {
         let target = self.tree.resolve(&guest_path(path)?)?;

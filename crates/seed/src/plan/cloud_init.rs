@@ -60,7 +60,7 @@ fn default_user(builder: &Builder<'_>) -> Result<Option<String>, Error> {
     let names = builder.names("/etc/cloud/cloud.cfg.d")?.into_keys().filter(|name| name.ends_with(".cfg"));
     let folder = names.rev().take(FILES_MAX).map(|name| format!("/etc/cloud/cloud.cfg.d/{name}"));
     for path in folder.chain(["/etc/cloud/cloud.cfg".to_owned()]) {
-        let config = builder.read(&path)?.and_then(|bytes| Config::decode(&bytes)).unwrap_or_default();
+        let config = builder.read_small(&path, FILE_MAX)?.and_then(|bytes| Config::decode(&bytes)).unwrap_or_default();
         let name = config.values.get("system_info").and_then(|info| info.get("default_user")?.get("name"));
         if let Some(name) = name.and_then(Value::as_str) {
             return Ok(Some(name.to_owned()));
@@ -70,5 +70,6 @@ fn default_user(builder: &Builder<'_>) -> Result<Option<String>, Error> {
 }
 
 const FILE: &str = "/etc/cloud/cloud.cfg.d/99-vmimg.cfg";
-/// The most files that are looked into.
-const FILES_MAX: usize = 1000;
+/// The most files that are looked into, and the most bytes of each.
+const FILES_MAX: usize = 100;
+const FILE_MAX: u64 = 1 << 18;

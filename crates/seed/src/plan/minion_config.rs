@@ -63,9 +63,11 @@ impl DropIns {
         let named = main.patterns("include").unwrap_or_default();
         let is_plain = default == [DEFAULT_INCLUDE] && named.is_empty();
         let mut drop_ins = Self { files: Vec::new(), named, is_plain };
-        for pattern in default.iter().chain(&drop_ins.named.clone()) {
+        let mut bytes_left = BYTES_MAX;
+        for (number, pattern) in default.iter().chain(&drop_ins.named.clone()).enumerate() {
             let wild = |text: &str| text.contains(['*', '?', '[']);
-            if pattern.rsplit_once('/').is_none_or(|(folder, name)| wild(folder) || wild(&name.replacen('*', "", 1))) {
+            let is_plain = |(folder, name): (&str, &str)| !wild(folder) && !wild(&name.replacen('*', "", 1));
+            if number >= PATTERNS_MAX || !pattern.rsplit_once('/').is_some_and(is_plain) {
                 // Its files are not looked for, and may say anything.
                 drop_ins.files.push((pattern.clone(), None));
                 continue;
@@ -73,9 +75,13 @@ impl DropIns {
             for path in builder.matching(pattern, FILES_MAX)? {
                 // One that is named twice counts where it is read last.
                 drop_ins.files.retain(|(other, _)| *other != path);
-                if let Some(bytes) = builder.read(&path)?.filter(|_| drop_ins.files.len() < FILES_MAX) {
-                    drop_ins.files.push((path, Config::decode(&bytes)));
+                if !builder.exists(&path)? {
+                    continue;
                 }
+                let bytes = builder.read_small(&path, bytes_left)?;
+                let size = bytes.as_ref().map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+                bytes_left = bytes_left.saturating_sub(size);
+                drop_ins.files.push((path, bytes.and_then(|bytes| Config::decode(&bytes))));
             }
         }
         Ok(drop_ins)
@@ -139,7 +145,10 @@ pub(super) fn yaml(values: &Map<String, Value>) -> Result<Vec<u8>, Error> {
 const OWN: [&str; 3] = ["99-vmimg.conf", "zz-vmimg.conf", "zzzzzz-vmimg.conf"];
 const FOLDER: &str = "/etc/salt/minion.d/";
 const DEFAULT_INCLUDE: &str = "/etc/salt/minion.d/*.conf";
+/// The most patterns and files of each that are looked at, and the most bytes of all: what is left out may say anything.
+const PATTERNS_MAX: usize = 10;
 const FILES_MAX: usize = 1000;
+const BYTES_MAX: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {

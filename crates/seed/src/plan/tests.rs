@@ -461,14 +461,14 @@ proptest! {
 
     #[test]
     fn any_bytes_in_a_guest_s_files_are_planned_or_refused(
-        which in 0_usize..9,
+        which in 0_usize..11,
         bytes in prop::collection::vec(any::<u8>(), 0..120),
         text in "([a-z#:/=*!+%-]{0,12}[ \t\n]){0,12}",
         as_text in any::<bool>(),
     ) {
         let paths = [
             "/etc/passwd", "/etc/shadow", "/etc/group", "/etc/fstab", "/usr/lib/os-release", "/etc/hosts", "/root/.ssh/authorized_keys",
-            "/etc/salt/minion", "/etc/login.defs",
+            "/etc/salt/minion", "/etc/login.defs", "/etc/ssh/sshd_config", "/etc/cloud/cloud.cfg",
         ];
         let content = if as_text { text.into_bytes() } else { bytes };
         let tree = Tree::assemble(&[with_minion(debian()).file(paths[which], content).volume(1, "root")], None).unwrap();

@@ -59,6 +59,13 @@ fn the_settings_of_sshd_count_as_sshd_reads_them() {
 }
 
 #[test]
+fn an_sshd_config_that_includes_itself_ends() {
+    let files = debian().file("/etc/ssh/sshd_config", "Include sshd_config sshd_config*\n".repeat(1000));
+    let plan = planned(files, &format!("root_keys: ['{ANA}']"), &material()).unwrap();
+    assert_eq!(warnings(&plan), [] as [&str; 0]);
+}
+
+#[test]
 fn many_accounts_are_no_work() {
     let mut passwd = "root:x:0:0:root:/root:/bin/bash\n".to_owned();
     for uid in 1000..60_000 {

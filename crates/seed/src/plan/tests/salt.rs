@@ -41,6 +41,17 @@ fn patterns_that_are_not_looked_for_may_say_anything() {
 }
 
 #[test]
+fn more_than_is_looked_at_may_say_anything() {
+    let many = "- x.conf\n".repeat(100_000);
+    let named = with_minion(debian()).file("/etc/salt/minion", format!("include:\n{many}"));
+    let large = with_minion(debian()).file("/etc/salt/minion.d/a.conf", vec![b'#'; (4 << 20) + 1]);
+    for (files, name) in [(named, "zzzzzz"), (large, "zz")] {
+        let plan = planned(files, "minion: {id: web1}", &material()).unwrap();
+        assert_eq!(written(&plan, &format!("/etc/salt/minion.d/{name}-vmimg.conf")).as_deref(), Some("id: web1\n"));
+    }
+}
+
+#[test]
 fn the_seed_s_own_includes_and_those_of_an_earlier_run_are_told_apart() {
     let before = "include:\n- x.conf\n- /etc/salt/minion.d/zzzzzz-vmimg.conf\n";
     let files = with_minion(debian()).file("/etc/salt/minion", before);

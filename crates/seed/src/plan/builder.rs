@@ -158,9 +158,9 @@ impl<'a> Builder<'a> {
         self.read_resolved(&target)
     }
 
-    /// Returns what [`Builder::read`] does, but for files of more than `limit` bytes, which are not read.
+    /// Returns what [`Builder::read`] does, but `None` for files of more than `limit` bytes and for what cannot be reached.
     pub(super) fn read_small(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, Error> {
-        let target = self.tree.resolve(&guest_path(path)?)?;
+        let Some(target) = self.reach(path)? else { return Ok(None) };
         let size = match self.planned.get(&target.place) {
             Some(State::File(content)) => content.len(),
             _ => target.metadata.map_or(0, |metadata| metadata.size),
@@ -176,11 +176,22 @@ impl<'a> Builder<'a> {
 
     /// Returns whether the file that `path` leads to is written by the plan so far.
     pub(super) fn is_written(&self, path: &str) -> Result<bool, Error> {
-        match self.tree.resolve(&guest_path(path)?) {
-            Ok(target) => Ok(matches!(self.planned.get(&target.place), Some(State::File(_)))),
+        let target = self.reach(path)?;
+        Ok(target.is_some_and(|target| matches!(self.planned.get(&target.place), Some(State::File(_)))))
+    }
+
+    /// Returns whether `path`, which the guest says, exists and can be reached.
+    pub(super) fn is_there(&self, path: &str) -> Result<bool, Error> {
+        Ok(self.reach(path)?.is_some_and(|target| self.state(&target).is_some()))
+    }
+
+    /// Resolves a path if it is one and can be reached.
+    fn reach(&self, path: &str) -> Result<Option<Resolved>, Error> {
+        let Ok(path) = GuestPath::new(path) else { return Ok(None) };
+        match self.tree.resolve(&path) {
+            Ok(target) => Ok(Some(target)),
             Err(error @ guest::Error::FileSystem { .. }) => Err(error.into()),
-            // What cannot be reached is not written.
-            Err(_) => Ok(false),
+            Err(_) => Ok(None),
         }
     }
 

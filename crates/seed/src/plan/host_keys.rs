@@ -83,7 +83,7 @@ fn look_for_keys(builder: &mut Builder<'_>, guest: &Guest, material: &Material) 
         return Ok(());
     }
     for path in &configured {
-        if builder.exists(path).unwrap_or_default() {
+        if builder.is_there(path)? {
             return Ok(());
         }
     }

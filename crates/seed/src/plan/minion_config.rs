@@ -1,3 +1,4 @@
+use imgcore::fs::GuestPath;
 use serde_json::{Map, Value};
 
 use super::Error;
@@ -67,7 +68,8 @@ impl DropIns {
         for (number, pattern) in default.iter().chain(&drop_ins.named.clone()).enumerate() {
             let wild = |text: &str| text.contains(['*', '?', '[']);
             let is_plain = |(folder, name): (&str, &str)| !wild(folder) && !wild(&name.replacen('*', "", 1));
-            if number >= PATTERNS_MAX || !pattern.rsplit_once('/').is_some_and(is_plain) {
+            let is_path = GuestPath::new(pattern).is_ok() && pattern.rsplit_once('/').is_some_and(is_plain);
+            if number >= PATTERNS_MAX || !is_path {
                 // Its files are not looked for, and may say anything.
                 drop_ins.files.push((pattern.clone(), None));
                 continue;
@@ -75,7 +77,7 @@ impl DropIns {
             for path in builder.matching(pattern, FILES_MAX)? {
                 // One that is named twice counts where it is read last.
                 drop_ins.files.retain(|(other, _)| *other != path);
-                if !builder.exists(&path)? {
+                if !builder.is_there(&path)? {
                     continue;
                 }
                 let bytes = builder.read_small(&path, bytes_left)?;

@@ -60,7 +60,10 @@ fn the_settings_of_sshd_count_as_sshd_reads_them() {
 
 #[test]
 fn an_sshd_config_that_includes_itself_ends() {
-    let files = debian().file("/etc/ssh/sshd_config", "Include sshd_config sshd_config*\n".repeat(1000));
+    let files = debian().file(
+        "/etc/ssh/sshd_config",
+        "HostKey ../x\nInclude sshd_config ../* sshd_config* /etc/passwd/x /etc/passwd/* /a/../b\n".repeat(1000),
+    );
     let plan = planned(files, &format!("root_keys: ['{ANA}']"), &material()).unwrap();
     assert_eq!(warnings(&plan), [] as [&str; 0]);
 }

@@ -35,7 +35,8 @@ fn files_that_the_configuration_names_do_not_either() {
 
 #[test]
 fn patterns_that_are_not_looked_for_may_say_anything() {
-    let files = with_minion(debian()).file("/etc/salt/minion", "default_include: conf.d/*/a?.conf\n");
+    let files =
+        with_minion(debian()).file("/etc/salt/minion", "default_include: [conf.d/*/a?.conf, ../../../x, /etc/passwd/x]\n");
     let plan = planned(files, "minion: {id: web1}", &material()).unwrap();
     assert_eq!(written(&plan, "/etc/salt/minion.d/zzzzzz-vmimg.conf").unwrap(), "id: web1\n");
 }

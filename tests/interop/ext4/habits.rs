@@ -143,13 +143,13 @@ fn new_files_have_the_flags_that_linux_gives_them() {
         });
         image.apply(edits.collect()).unwrap();
         image.assert_clean();
-        for at in 0..FLAGS.len() {
+        for (at, kept) in FLAGS.iter().enumerate() {
             for kind in ["d", "f", "s", "l", "p"] {
                 let flags = |whose: &str| {
                     let text = image.debugfs(&format!("stat /{at}/{whose}-{kind}"));
                     text.split_once("Flags: ").unwrap().1.split_whitespace().next().unwrap().to_owned()
                 };
-                assert_eq!(flags("ours"), flags("theirs"), "{arguments}: {kind} in a folder of {:#x}", FLAGS[at]);
+                assert_eq!(flags("ours"), flags("theirs"), "{arguments}: {kind} in a folder of {kept:#x}");
             }
         }
     }

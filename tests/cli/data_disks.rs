@@ -9,20 +9,20 @@ use vmimg_tests::sandbox::{Outcome, Sandbox};
 use crate::sandbox;
 
 /// A sandbox with `base.qcow2`, a guest.
-pub fn with_base() -> Sandbox {
+pub(crate) fn with_base() -> Sandbox {
     let sandbox = sandbox();
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/demo/demo.qcow2");
     sandbox.file("base.qcow2", fs::read(demo).unwrap());
     sandbox
 }
 
-pub fn vmimg(sandbox: &Sandbox, line: &str) -> Outcome {
+pub(crate) fn vmimg(sandbox: &Sandbox, line: &str) -> Outcome {
     let program = sandbox.program().env("VMIMG_ROOT", sandbox.path("r")).env("XDG_RUNTIME_DIR", sandbox.path("home"));
     sandbox.outcome(program.args(line.split_whitespace()).output())
 }
 
 #[track_caller]
-pub fn done(sandbox: &Sandbox, line: &str) -> String {
+pub(crate) fn done(sandbox: &Sandbox, line: &str) -> String {
     let outcome = vmimg(sandbox, line);
     assert_eq!(outcome.status, 0, "vmimg {line}\n{outcome}");
     outcome.stdout

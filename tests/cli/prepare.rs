@@ -17,10 +17,10 @@ fn a_key_is_of_its_account_alone() {
     for (name, seed) in [("web1", "--config-drive"), ("web2", "--nocloud")] {
         let keys = "--user ops --ssh-key root:root.pub --ssh-key ops:ops.pub";
         done(&sandbox, &format!("prepare {name} --image ./base.qcow2 {seed} {keys}"));
-        let iso = String::from_utf8_lossy(&fs::read(sandbox.path(&format!("r/{name}/seed.iso"))).unwrap()).into_owned();
+        let iso = String::from_utf8_lossy(&fs::read(sandbox.path(format!("r/{name}/seed.iso"))).unwrap()).into_owned();
         // cloud-init would give them to its default user, and where root has keys, to root as well.
         assert!(!iso.contains("ssh-ed25519"), "{name}");
-        let overlay = sandbox.path(&format!("r/{name}/disk.qcow2"));
+        let overlay = sandbox.path(format!("r/{name}/disk.qcow2"));
         let read = |path: &str| sandbox.done(&format!("disk cat {} {path}", overlay.display()));
         assert_eq!(read("/root/.ssh/authorized_keys"), format!("{ROOT} r\n"));
         assert_eq!(read("/home/ops/.ssh/authorized_keys"), format!("{OPS} o\n"));
@@ -39,14 +39,14 @@ fn cloud_init_undoes_nothing() {
         sandbox
             .file("m.yaml", format!("machines: {{{name}: {{image: ./base.qcow2, datasource: config-drive, seed: {seed}}}}}"));
         done(&sandbox, "prepare -f m.yaml");
-        let overlay = sandbox.path(&format!("r/{name}/disk.qcow2"));
+        let overlay = sandbox.path(format!("r/{name}/disk.qcow2"));
         for (file, path) in
             [("cloud.cfg", "/etc/cloud/cloud.cfg"), ("cloud.cfg.d/a.cfg", "/etc/cloud/cloud.cfg.d/99-vmimg.cfg")]
         {
             fs::create_dir_all(sandbox.path("cloud.cfg.d")).unwrap();
             fs::write(sandbox.path(file), sandbox.done(&format!("disk cat {} {path}", overlay.display()))).unwrap();
         }
-        let image = sandbox.path(&format!("r/{name}/seed.iso"));
+        let image = sandbox.path(format!("r/{name}/seed.iso"));
         sandbox.tool("xorriso").args(["-osirrox", "on", "-indev"]).arg(image).args(["-extract", "/", name]).run();
         let python = sandbox.tool("/usr/bin/python3").args(["-c", include_str!("cloud_init.py"), ".", name]);
         let said: Value = serde_json::from_str(&python.run()).unwrap();

@@ -1,14 +1,15 @@
 //! The calls that connected devices before netlink did, and do where it is not to be had.
 //!
 //! One of them returns when the device ends, and the device ends when who calls it is killed: a thread waits there, and takes no
-//! signal that only asks for an end.
+//! signal that only asks for an end. It has no file but the device's open: of a process that is killed, files are closed when no
+//! thread has them any more, and this one may wait for a request to leave through a socket whose other end is this process'.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -31,16 +32,24 @@ impl Ioctl {
         if device.is_connected() {
             return Err(Error::InUse(device.path()));
         }
-        let node = device.node()?;
+        // What is wrong with the node is said in so many words here.
+        drop(device.node()?);
         let settings = Settings {
             block_size: usize::try_from(disk.block_size).unwrap_or(usize::MAX),
             blocks: usize::try_from(disk.size.checked_div(disk.block_size).unwrap_or_default()).unwrap_or(usize::MAX),
             flags: disk.flags.into(),
             seconds: disk.timeout.map_or(0, |time| usize::try_from(time.as_secs().max(1)).unwrap_or(usize::MAX)),
         };
-        let socket = socket.try_clone_to_owned().map_err(cannot())?;
         let (say, said) = channel();
-        let work = move || wait(&node, socket, &settings, &say);
+        let number = socket.as_raw_fd();
+        let work = move || {
+            // The socket is open as long as the caller waits for the beginning.
+            let ended = leave_files(number).and_then(|socket| wait(device, socket, &settings));
+            if let Err(error) = ended {
+                // Who waited for the beginning may be gone.
+                let _late = say.send(error);
+            }
+        };
         let builder = thread::Builder::new().name("nbd device".to_owned());
         let thread = without_signals(|| builder.spawn(work)).map_err(cannot())?;
         match begun(&said, device, disk.size) {
@@ -79,29 +88,22 @@ struct Settings {
     seconds: usize,
 }
 
-/// Connects the device and waits for its end; says what went wrong.
-fn wait(node: &File, socket: OwnedFd, settings: &Settings, say: &Sender<io::Error>) {
+/// Connects the device and waits for its end.
+fn wait(device: Device, socket: OwnedFd, settings: &Settings) -> io::Result<()> {
+    let node = device.node().map_err(io::Error::other)?;
     let number = usize::try_from(socket.as_raw_fd()).unwrap_or(usize::MAX);
     // A device that has another server refuses this one, and keeps its settings.
-    let taken = set::<SET_SOCK>(node, number);
-    // The kernel has a socket of its own now, and is alone in having it.
+    set::<SET_SOCK>(&node, number)?;
+    // The kernel has a socket of its own now.
     drop(socket);
-    let ended = taken.map_err(|error| (error, false)).and_then(|()| {
-        set::<SET_BLKSIZE>(node, settings.block_size)
-            .and_then(|()| set::<SET_SIZE_BLOCKS>(node, settings.blocks))
-            .and_then(|()| set::<SET_FLAGS>(node, settings.flags))
-            .and_then(|()| set::<SET_TIMEOUT>(node, settings.seconds))
-            .and_then(|()| call::<DO_IT>(node))
-            .map_err(|error| (error, true))
-    });
-    if !matches!(ended, Err((_, false))) {
-        // Without it the device would keep its socket until its last user closes it.
-        let _ended = call::<CLEAR_SOCK>(node);
-    }
-    if let Err((error, _)) = ended {
-        // Who waited for the beginning may be gone.
-        let _late = say.send(error.into());
-    }
+    let ended = set::<SET_BLKSIZE>(&node, settings.block_size)
+        .and_then(|()| set::<SET_SIZE_BLOCKS>(&node, settings.blocks))
+        .and_then(|()| set::<SET_FLAGS>(&node, settings.flags))
+        .and_then(|()| set::<SET_TIMEOUT>(&node, settings.seconds))
+        .and_then(|()| call::<DO_IT>(&node));
+    // Without it the device would keep its socket until its last user closes it.
+    let _ended = call::<CLEAR_SOCK>(&node);
+    Ok(ended?)
 }
 
 /// Waits until the device has its size; the kernel says nothing of that.
@@ -130,6 +132,28 @@ fn call<const CALL: Opcode>(node: &File) -> Result<(), Errno> {
     unsafe {
         ioctl(node.as_fd(), NoArg::<CALL>::new())
     }
+}
+
+/// Gives this thread open files of its own, of which the one of number `kept` alone stays open.
+fn leave_files(kept: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call touches no memory.
+    #[expect(unsafe_code, reason = "rustix and libc know no safe form")]
+    let left = unsafe { libc::unshare(libc::CLONE_FILES) };
+    if left != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let names = fs::read_dir("/proc/thread-self/fd")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let numbers: Vec<RawFd> = names.collect();
+    for number in numbers.into_iter().filter(|number| *number != kept) {
+        // SAFETY: the number is one of this thread's own table, in which nothing else uses it.
+        #[expect(unsafe_code, reason = "libc knows no safe form")]
+        unsafe {
+            libc::close(number);
+        }
+    }
+    // SAFETY: in this thread's own table, nothing else owns it.
+    #[expect(unsafe_code, reason = "the table is another one than that of whoever opened it")]
+    Ok(unsafe { OwnedFd::from_raw_fd(kept) })
 }
 
 /// Does `work`, of which a thread inherits that no signal but those that nobody can block reaches it: other threads take them.

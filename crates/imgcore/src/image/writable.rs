@@ -63,8 +63,8 @@ impl WritableDisk {
         }
     }
 
-    /// Closes the image, of which nothing is written any more, and returns its lock, which keeps other programs from changing it until it is dropped; none where locks are
-    /// not to be had.
+    /// Closes the image, of which nothing is written any more, and returns its lock, which keeps other programs from changing it until
+    /// it is dropped; none where locks are not to be had.
     #[must_use]
     pub fn into_lock(self) -> Option<Lock> {
         self.lock

@@ -402,6 +402,8 @@ pub(super) const ROOT_INODE: u32 = 2;
 /// The flags that a folder passes on to what is made in it, but for blindness to case, as such folders are not changed: secure
 /// deletion, undeletion, compressed, synchronous, no dump, no access time, not compressed, data in the journal, no tail merging,
 /// synchronous folder, direct access, project.
+///
+/// Spec: ext4, "Inode Table", `i_flags`, for the bits.
 const INHERITED: u32 = 0x1
     | 0x2
     | 0x4
